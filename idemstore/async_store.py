@@ -1,0 +1,219 @@
+"""``AsyncStore``: the async face. A module of its own, so that sync programs never import asyncio."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import Self, TypeVar, cast
+
+from idemstore import checks, flows
+from idemstore.checks import Duration
+from idemstore.errors import IdemstoreError, StoreClosed, UnsupportedMode, WrongEventLoop
+from idemstore.exchange import AsyncDriver, AsyncWatch, Dialect, Exchange, Snapshot
+from idemstore.keys import KeyLike, redact
+from idemstore.machine import Release
+from idemstore.outcomes import ClaimOutcome, SettleOutcome
+from idemstore.store import DAY, LEASE, MAX_BATCH, MIGRATE_TIMEOUT, Ask, Completion, Face, parents
+
+Q = TypeVar("Q")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class AsyncStore(Face):
+    """Idempotency keys, async: the same operations as ``Store``, as coroutines. Made by ``idemstore.open_async(url)``.
+
+    Bound to the event loop that first uses it; a child of ``fork()`` may use it on a loop of its own.
+    """
+
+    def __init__(
+        self,
+        dialect: Dialect[Q, R],
+        connect: Callable[[], AsyncDriver[Q, R]],
+        *,
+        timeout: float,
+        name: str,
+        join: Callable[[object], AsyncDriver[Q, R]] | None = None,
+    ) -> None:
+        """As ``Store``; ``connect`` is called on the event loop that the store binds to."""
+        super().__init__(dialect, timeout, name)
+        self._connect = cast("Callable[[], AsyncDriver[object, object]]", connect)
+        self._join = cast("Callable[[object], AsyncDriver[object, object]] | None", join)
+        self._driver: AsyncDriver[object, object] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def after_fork(self) -> None:
+        """As in ``Store``; the parent's loop does not run here either."""
+        parents.append(self._driver)
+        self._driver = self._loop = None
+
+    def _live(self) -> AsyncDriver[object, object]:
+        """The driver, if this is its loop; made at first use."""
+        loop = asyncio.get_running_loop()
+        if self._loop is loop and self._driver is not None:
+            return self._driver
+        if self._closed:
+            raise StoreClosed(f"{self!r} is closed: open a new store")
+        if self._loop is not None:
+            raise WrongEventLoop(
+                f"{self!r} belongs to another event loop, where its connections live: "
+                "open one store per event loop (one asyncio.run, one store)"
+            )
+        self._driver = self._connect()
+        self._loop = loop
+        return self._driver
+
+    async def _ask(self, exchange: Ask[T], key: str | None = None, timeout: float | None = None) -> T:
+        """As ``Store._ask``."""
+        driver = self._live()
+        timeout = self.timeout if timeout is None else timeout
+        deadline = time.monotonic() + timeout
+        try:
+            answer = exchange.parse(await driver.execute(exchange.request, timeout))
+            while isinstance(answer, Exchange):
+                answer = answer.parse(await driver.execute(answer.request, self._left(deadline)))
+        except IdemstoreError as error:
+            if key is not None and error.key is None:
+                error.key = redact(key)
+            raise
+        return answer  # pyright: ignore[reportReturnType] - it does not narrow a TypeVar
+
+    async def _ask_many(self, exchanges: Sequence[Ask[T] | IdemstoreError]) -> list[T | IdemstoreError]:
+        """As ``Store._ask_many``."""
+        driver = self._live()
+        deadline = time.monotonic() + self.timeout
+        steps = flows.batch(exchanges, MAX_BATCH)
+        replies: Sequence[object | IdemstoreError] | None = None
+        while True:
+            try:
+                requests = steps.send(replies) if replies is not None else next(steps)
+            except StopIteration as stop:
+                return cast("list[T | IdemstoreError]", stop.value)
+            replies = await driver.execute_many(requests, self._left(deadline))
+
+    async def claim(
+        self,
+        key: KeyLike,
+        *,
+        lease: Duration = LEASE,
+        retention: Duration | None = DAY,
+        fingerprint: bytes | None = None,
+        token: str | None = None,
+        takeover: bool = True,
+        wait: Duration = 0,
+    ) -> ClaimOutcome:
+        """As ``Store.claim``."""
+        stored = self._key(key)
+        exchange = self._claim(stored, lease, retention, fingerprint, token, takeover)
+        if not wait:
+            return await self._ask(exchange, stored)
+        seconds = checks.seconds_to_wait(wait)
+        return await flows.run_async(
+            flows.claim_or_wait(exchange, seconds),
+            lambda again: self._ask(again, stored),
+            lambda: self._watch(stored),
+        )
+
+    def _watch(self, key: str) -> AsyncWatch:
+        return self._live().watch(key)
+
+    async def complete(
+        self, key: KeyLike, token: str, result: bytes, *, retention: Duration | None = DAY
+    ) -> SettleOutcome:
+        """As ``Store.complete``."""
+        stored = self._key(key)
+        return await self._ask(self._complete(stored, token, result, retention), stored)
+
+    async def fail(
+        self,
+        key: KeyLike,
+        token: str,
+        result: bytes,
+        *,
+        retention: Duration | None = DAY,
+        retry_after: Duration | None = None,
+    ) -> SettleOutcome:
+        """As ``Store.fail``."""
+        stored = self._key(key)
+        return await self._ask(self._fail(stored, token, result, retention, retry_after), stored)
+
+    async def renew(
+        self, key: KeyLike, token: str, *, lease: Duration = LEASE, checkpoint: bytes | None = None
+    ) -> SettleOutcome:
+        """As ``Store.renew``."""
+        stored = self._key(key)
+        return await self._ask(self._renew(stored, token, lease, checkpoint), stored)
+
+    async def release(self, key: KeyLike, token: str) -> SettleOutcome:
+        """As ``Store.release``."""
+        stored = self._key(key)
+        return await self._ask(self._dialect.release(stored, Release(checks.token(token))), stored)
+
+    async def claim_many(
+        self,
+        keys: Sequence[KeyLike],
+        *,
+        fingerprints: Sequence[bytes | None] | None = None,
+        lease: Duration = LEASE,
+        retention: Duration | None = DAY,
+        takeover: bool = True,
+    ) -> list[ClaimOutcome | IdemstoreError]:
+        """As ``Store.claim_many``."""
+        return await self._ask_many(self._claims(keys, fingerprints, lease, retention, takeover))
+
+    async def complete_many(
+        self, items: Iterable[Completion | tuple[KeyLike, str, bytes]], *, retention: Duration | None = DAY
+    ) -> list[SettleOutcome | IdemstoreError]:
+        """As ``Store.complete_many``."""
+        return await self._ask_many(self._completions(items, retention))
+
+    async def get(self, key: KeyLike) -> Snapshot | None:
+        """As ``Store.get``."""
+        stored = self._key(key)
+        return await self._ask(self._dialect.get(stored), stored)
+
+    async def forget(self, key: KeyLike) -> bool:
+        """As ``Store.forget``."""
+        stored = self._key(key)
+        return await self._ask(self._dialect.forget(stored), stored)
+
+    async def purge(self, limit: int = 1000) -> int:
+        """As ``Store.purge``."""
+        return await self._ask(self._dialect.purge(checks.purge_limit(limit)))
+
+    async def ping(self) -> int:
+        """As ``Store.ping``."""
+        return await self._ask(self._dialect.ping())
+
+    async def migrate(self) -> None:
+        """As ``Store.migrate``."""
+        await self._ask(self._dialect.migrate(), timeout=MIGRATE_TIMEOUT)
+
+    def on(self, connection: object) -> "AsyncStore":
+        """As ``Store.on``."""
+        join = self._join
+        if join is None:
+            raise UnsupportedMode(f"{self.name} has no transaction to join: call the store itself")
+        return AsyncStore(self._dialect, lambda: join(connection), timeout=self.timeout, name=self.name)
+
+    def wrapped(self, wrap: Callable[[AsyncDriver[object, object]], AsyncDriver[object, object]]) -> "AsyncStore":
+        """As ``Store.wrapped``."""
+        connect = self._connect
+        return AsyncStore(self._dialect, lambda: wrap(connect()), timeout=self.timeout, name=self.name, join=self._join)
+
+    async def close(self) -> None:
+        """As ``Store.close``; on the store's own loop."""
+        driver = self._live() if self._driver is not None else None
+        self._closed, self._driver = True, None
+        if driver is not None:
+            await driver.close()
+
+    async def __aenter__(self) -> Self:
+        """The store itself; leaving the block closes it."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        """Close."""
+        await self.close()

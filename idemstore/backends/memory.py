@@ -1,0 +1,384 @@
+"""Memory: the state machine itself behind one lock, for tests, single-process services, and as the model of the others.
+
+``memory://`` is private to the store; ``memory://name`` is shared by every store of that name in the process, sync or
+async. Records die with the process, and a child of ``fork()`` goes on with a copy. Every call is constant time: each
+looks at no more than a few expired records, which is also how all of them are collected in the end.
+"""
+
+import asyncio
+import heapq
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeVar, cast
+
+from idemstore.async_store import AsyncStore
+from idemstore.errors import IdemstoreError, InvalidUrl, StoreFull
+from idemstore.exchange import Exchange, Limits, Snapshot
+from idemstore.machine import Claim, Complete, Event, Fail, Record, Release, Renew, step
+from idemstore.outcomes import ClaimOutcome, SettleOutcome
+from idemstore.store import Store
+from idemstore.url import Options, StoreUrl, read_options
+
+T = TypeVar("T")
+
+COLLECTED_PER_CALL: Final = 2
+_ORIGIN: Final = time.time_ns() - time.monotonic_ns()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryOptions(Options):
+    """Options of ``memory://``."""
+
+    max_records: int | None = field(default=None, metadata={"min": 1, "max": 10**9})
+    """Refuse new keys (``StoreFull``) while this many records are kept; live records are never evicted."""
+    max_result: int = field(default=64 * 2**20, metadata={"min": 1, "max": 2**30})
+    """Largest result or checkpoint, bytes."""
+
+
+class Engine:
+    """The records, their clock and their lock: what a server is to the other families."""
+
+    def __init__(self, max_records: int | None = None) -> None:
+        self.records: dict[str, Record] = {}
+        self.max_records = max_records
+        self.lock = threading.Lock()
+        self._now = 0
+        self._heap: list[tuple[int, str]] = []
+        self._due: dict[str, int] = {}
+        self._watchers: dict[str, set[Callable[[], None]]] = {}
+        _engines.add(self)
+
+    def clock(self) -> int:
+        """Microseconds since the epoch; never stands still and never goes back, so fences grow."""
+        self._now = max(self._now + 1, (_ORIGIN + time.monotonic_ns()) // 1000)
+        return self._now
+
+    def apply(self, key: str, event: Event) -> ClaimOutcome | SettleOutcome:
+        """One step of the machine."""
+        with self.lock:
+            now = self.clock()
+            heap = self._heap
+            if heap and heap[0][0] <= now:
+                self._collect(now, COLLECTED_PER_CALL)
+            before = self.records.get(key)
+            if before is None and self.max_records is not None and isinstance(event, Claim):
+                self._make_room(now, self.max_records)
+            after, outcome = step(before, event, now)
+            if after is not before:
+                self.put(key, after)
+            return outcome
+
+    def put(self, key: str, record: Record | None) -> None:
+        """Store or delete a record, schedule its end and wake its waiters. The lock is held."""
+        if record is None:
+            self.records.pop(key, None)
+        else:
+            self.records[key] = record
+            ends = record.expires_at
+            if ends is not None and ends < self._due.get(key, ends + 1):
+                self._due[key] = ends
+                heapq.heappush(self._heap, (ends, key))
+        for wake in tuple(self._watchers.get(key, ())):
+            wake()
+
+    def _collect(self, now: int, limit: int) -> int:
+        """Delete up to ``limit`` expired records. One entry per key is looked at; a later end is scheduled anew."""
+        deleted = 0
+        for _ in range(limit):
+            if not self._heap or self._heap[0][0] > now:
+                break
+            planned, key = heapq.heappop(self._heap)
+            if self._due.get(key) != planned:
+                continue
+            del self._due[key]
+            record = self.records.get(key)
+            ends = None if record is None else record.expires_at
+            if ends is not None and ends <= now:
+                del self.records[key]
+                deleted += 1
+            elif ends is not None:
+                self._due[key] = ends
+                heapq.heappush(self._heap, (ends, key))
+        return deleted
+
+    def _make_room(self, now: int, limit: int) -> None:
+        """Refuse a new record where there is no room, after looking for expired ones."""
+        if len(self.records) >= limit:
+            self._collect(now, 1000)
+            if len(self.records) >= limit:
+                raise StoreFull(f"the memory store holds its {limit} records (max_records): try again when some expire")
+
+    def get(self, key: str) -> Snapshot | None:
+        """A record that is not absent."""
+        with self.lock:
+            now = self.clock()
+            record = self.records.get(key)
+            if record is None or (record.expires_at is not None and record.expires_at <= now):
+                return None
+            return Snapshot(record, now)
+
+    def forget(self, key: str) -> bool:
+        """Delete a record."""
+        with self.lock:
+            found = key in self.records
+            self.put(key, None)
+            return found
+
+    def purge(self, limit: int) -> int:
+        """Delete up to ``limit`` expired records."""
+        deleted = 0
+        with self.lock:
+            now = self.clock()
+            while deleted < limit and self._heap and self._heap[0][0] <= now:
+                deleted += self._collect(now, 1)
+            return deleted
+
+    def ping(self) -> int:
+        """The clock."""
+        with self.lock:
+            return self.clock()
+
+    def watch(self, key: str, wake: Callable[[], None]) -> None:
+        """Call ``wake`` (which must be quick and must not raise) whenever the record changes."""
+        with self.lock:
+            self._watchers.setdefault(key, set()).add(wake)
+
+    def unwatch(self, key: str, wake: Callable[[], None]) -> None:
+        """End a watch."""
+        with self.lock:
+            watchers = self._watchers.get(key, set())
+            watchers.discard(wake)
+            if not watchers:
+                self._watchers.pop(key, None)
+
+    def after_fork(self) -> None:
+        """In a child: the waiters are the parent's."""
+        self._watchers = {}
+        self.lock.release()
+
+
+_engines: "weakref.WeakSet[Engine]" = weakref.WeakSet()
+_named: "weakref.WeakValueDictionary[str, Engine]" = weakref.WeakValueDictionary()
+_naming: Final = threading.Lock()
+_forking: list[Engine] = []
+
+Request = Callable[[Engine], object]
+
+
+class MemoryDialect:
+    """Operations as calls of the engine."""
+
+    def __init__(self, value_bytes: int) -> None:
+        self.limits = Limits(key_bytes=65536, value_bytes=value_bytes)
+
+    def claim(self, key: str, event: Claim) -> Exchange[Request, object, ClaimOutcome]:
+        """A step."""
+        return Exchange(lambda engine: engine.apply(key, event), _CLAIMED)
+
+    def complete(self, key: str, event: Complete) -> Exchange[Request, object, SettleOutcome]:
+        """A step."""
+        return Exchange(lambda engine: engine.apply(key, event), _SETTLED)
+
+    def fail(self, key: str, event: Fail) -> Exchange[Request, object, SettleOutcome]:
+        """A step."""
+        return Exchange(lambda engine: engine.apply(key, event), _SETTLED)
+
+    def renew(self, key: str, event: Renew) -> Exchange[Request, object, SettleOutcome]:
+        """A step."""
+        return Exchange(lambda engine: engine.apply(key, event), _SETTLED)
+
+    def release(self, key: str, event: Release) -> Exchange[Request, object, SettleOutcome]:
+        """A step."""
+        return Exchange(lambda engine: engine.apply(key, event), _SETTLED)
+
+    def get(self, key: str) -> Exchange[Request, object, Snapshot | None]:
+        """A look."""
+        return Exchange(lambda engine: engine.get(key), lambda reply: cast("Snapshot | None", reply))
+
+    def forget(self, key: str) -> Exchange[Request, object, bool]:
+        """A deletion."""
+        return Exchange(lambda engine: engine.forget(key), lambda reply: cast("bool", reply))
+
+    def purge(self, limit: int) -> Exchange[Request, object, int]:
+        """A collection on request."""
+        return Exchange(lambda engine: engine.purge(limit), lambda reply: cast("int", reply))
+
+    def ping(self) -> Exchange[Request, object, int]:
+        """The clock."""
+        return Exchange(lambda engine: engine.ping(), lambda reply: cast("int", reply))
+
+    def migrate(self) -> Exchange[Request, object, None]:
+        """Nothing to prepare."""
+        return Exchange(lambda engine: engine.ping(), lambda reply: None)
+
+
+def _same(reply: object) -> object:
+    """The reply is the answer."""
+    return reply
+
+
+_CLAIMED: Final = cast("Callable[[object], ClaimOutcome]", _same)
+_SETTLED: Final = cast("Callable[[object], SettleOutcome]", _same)
+
+
+class MemoryWatch:
+    """A waiter in a thread."""
+
+    def __init__(self, engine: Engine, key: str) -> None:
+        self._engine, self._key, self._changed = engine, key, threading.Event()
+        engine.watch(key, self._changed.set)
+
+    def wait(self, poll: float, limit: float) -> None:
+        """Until the key changes; changes while the caller was asking count."""
+        self._changed.wait(limit)
+        self._changed.clear()
+
+    def close(self) -> None:
+        """End the watch."""
+        self._engine.unwatch(self._key, self._changed.set)
+
+
+class AsyncMemoryWatch:
+    """A waiter in a task."""
+
+    def __init__(self, engine: Engine, key: str) -> None:
+        self._engine, self._key = engine, key
+        self._loop, self._changed = asyncio.get_running_loop(), asyncio.Event()
+        engine.watch(key, self._wake)
+
+    def _wake(self) -> None:
+        """Called from any thread."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._changed.set)
+
+    async def wait(self, poll: float, limit: float) -> None:
+        """As ``MemoryWatch.wait``."""
+        try:
+            async with asyncio.timeout(limit):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+        self._changed.clear()
+
+    def close(self) -> None:
+        """End the watch."""
+        self._engine.unwatch(self._key, self._wake)
+
+
+class MemoryDriver:
+    """Sync: the engine is called in the caller's thread; nothing ever blocks for long, so ``timeout`` never bites."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def execute(self, request: Request, timeout: float) -> object:
+        """Call the engine."""
+        return request(self.engine)
+
+    def execute_many(self, requests: Sequence[Request], timeout: float) -> Sequence[object | IdemstoreError]:
+        """Call the engine for each."""
+        return [_call(self.engine, request) for request in requests]
+
+    def watch(self, key: str) -> MemoryWatch:
+        """Wakes at once."""
+        return MemoryWatch(self.engine, key)
+
+    def close(self) -> None:
+        """Nothing to close; a named engine lives while a store has it open."""
+
+
+class AsyncMemoryDriver:
+    """Async: no call waits for anything but the lock, which is held for microseconds."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    async def execute(self, request: Request, timeout: float) -> object:
+        """Call the engine."""
+        return request(self.engine)
+
+    async def execute_many(self, requests: Sequence[Request], timeout: float) -> Sequence[object | IdemstoreError]:
+        """Call the engine for each."""
+        return [_call(self.engine, request) for request in requests]
+
+    def watch(self, key: str) -> AsyncMemoryWatch:
+        """Wakes at once."""
+        return AsyncMemoryWatch(self.engine, key)
+
+    async def close(self) -> None:
+        """As ``MemoryDriver.close``."""
+
+
+def _call(engine: Engine, request: Request) -> object | IdemstoreError:
+    """One request of a batch; its error stays its own."""
+    try:
+        return request(engine)
+    except IdemstoreError as error:
+        return error
+
+
+class MemoryBackend:
+    """Serves ``memory://`` and ``memory://name``."""
+
+    def open(self, url: StoreUrl) -> Store:
+        """A sync store."""
+        options, engine = self._read(url)
+        return Store(
+            MemoryDialect(options.max_result), lambda: MemoryDriver(engine), timeout=options.timeout, name=str(url)
+        )
+
+    def open_async(self, url: StoreUrl) -> AsyncStore:
+        """An async store."""
+        options, engine = self._read(url)
+        return AsyncStore(
+            MemoryDialect(options.max_result), lambda: AsyncMemoryDriver(engine), timeout=options.timeout, name=str(url)
+        )
+
+    def _read(self, url: StoreUrl) -> tuple[MemoryOptions, Engine]:
+        """Options and engine. The first to open a name sets its bound; another bound is refused."""
+        options = read_options(url, MemoryOptions)
+        if url.path.strip("/") or len(url.hosts) > 1 or (url.hosts and url.hosts[0].port) or url.username is not None:
+            raise InvalidUrl("memory:// takes a name and nothing else: memory:// (private) or memory://name (shared)")
+        if not url.hosts:
+            return options, Engine(options.max_records)
+        with _naming:
+            engine = _named.get(url.hosts[0].name)
+            if engine is None:
+                engine = _named[url.hosts[0].name] = Engine(options.max_records)
+            elif options.max_records is not None and engine.max_records != options.max_records:
+                raise InvalidUrl(f"{url} is open with max_records={engine.max_records}: open it with the same bound")
+        return options, engine
+
+
+def _before_fork() -> None:
+    """No fork in the middle of a step: the child's copy is whole."""
+    _naming.acquire()
+    _forking.extend(_engines)
+    for engine in _forking:
+        engine.lock.acquire()
+
+
+def _after_fork_in_parent() -> None:
+    """Go on."""
+    for engine in _forking:
+        engine.lock.release()
+    _forking.clear()
+    _naming.release()
+
+
+def _after_fork_in_child() -> None:
+    """Go on with the copy."""
+    for engine in _forking:
+        engine.after_fork()
+    _forking.clear()
+    _naming.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+
+backend: Final = MemoryBackend()

@@ -1,0 +1,103 @@
+"""The door: every argument is checked here, before anything is sent. Durations become whole microseconds."""
+
+import math
+import os
+from datetime import timedelta
+from functools import lru_cache
+from typing import Final
+
+from idemstore.errors import InvalidInput, ResultTooLarge
+from idemstore.machine import MICROSECONDS
+
+Duration = float | timedelta
+"""Seconds, or a timedelta. From a millisecond to a century; kept as whole milliseconds, rounded up."""
+
+SHORTEST: Final = 0.001
+CENTURY: Final = 36525 * 86400.0
+MAX_TOKEN: Final = 128
+MAX_FINGERPRINT: Final = 64
+MAX_PURGE: Final = 100_000
+MAX_WAIT: Final = 86400.0
+
+
+def new_token() -> str:
+    """128 random bits, as 32 hexadecimal digits."""
+    return os.urandom(16).hex()
+
+
+def duration(name: str, value: Duration) -> int:
+    """A duration in microseconds, or ``InvalidInput``."""
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if type(value) is int or isinstance(value, float):
+        return _micros(name, value)
+    raise InvalidInput(f"{name} is seconds or a timedelta, not {type(value).__name__}")
+
+
+@lru_cache(maxsize=256)
+def _micros(name: str, value: float) -> int:
+    """Seconds as microseconds, whole milliseconds. Cached: a program uses few different durations, very often."""
+    if SHORTEST <= value <= CENTURY:
+        return math.ceil(value * 1000 - 1e-6) * 1000
+    raise InvalidInput(f"{name} is {value!r} seconds: give from {SHORTEST} to {CENTURY:.0f} (a century)")
+
+
+def retention(value: Duration | None) -> int | None:
+    """How long a record is kept; None: for ever."""
+    return None if value is None else duration("retention", value)
+
+
+def back_off(value: Duration | None, kept: int | None) -> int | None:
+    """When a failure may be retried: None never, 0 at once, else a duration that ends within the retention."""
+    if value is None:
+        return None
+    if not isinstance(value, bool) and value in (0, timedelta(0)):
+        return 0
+    micros = duration("retry_after", value)
+    if kept is not None and micros > kept:
+        raise InvalidInput(
+            f"retry_after ({micros / MICROSECONDS:g} s) is beyond the retention ({kept / MICROSECONDS:g} s): "
+            "the failure would be forgotten before its retry time; give a longer retention"
+        )
+    return micros
+
+
+def seconds_to_wait(value: Duration) -> float:
+    """How long a claim may wait for another caller: 0 (not at all) to a day, in seconds."""
+    wait = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(wait, bool) or not isinstance(wait, int | float) or not 0 <= wait <= MAX_WAIT:
+        raise InvalidInput(f"wait is {value!r}: give seconds from 0 (do not wait) to {MAX_WAIT:.0f} (a day)")
+    return wait
+
+
+def token(value: str) -> str:
+    """A token: 1 to 128 printable ASCII characters."""
+    if not isinstance(value, str) or not (0 < len(value) <= MAX_TOKEN and value.isascii() and value.isprintable()):
+        raise InvalidInput(f"a token is 1 to {MAX_TOKEN} printable ASCII characters: give the one that Claimed carries")
+    return value
+
+
+def fingerprint(value: bytes | None) -> bytes | None:
+    """A fingerprint: None, or 1 to 64 bytes."""
+    if value is None or (isinstance(value, bytes) and 0 < len(value) <= MAX_FINGERPRINT):
+        return value
+    raise InvalidInput(f"a fingerprint is 1 to {MAX_FINGERPRINT} bytes: use idemstore.fingerprint(payload)")
+
+
+def stored_bytes(name: str, value: bytes, limit: int) -> bytes:
+    """A result or checkpoint within the limit of the store."""
+    if not isinstance(value, bytes):
+        raise InvalidInput(f"a {name} is bytes, not {type(value).__name__}: encode it first")
+    if len(value) > limit:
+        raise ResultTooLarge(
+            f"a {name} of {len(value)} bytes is over this store's limit of {limit}: nothing was stored and the claim "
+            f"still stands; store the {name} elsewhere and a reference to it here"
+        )
+    return value
+
+
+def purge_limit(value: int) -> int:
+    """How many records one purge may delete."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_PURGE:
+        raise InvalidInput(f"limit is {value!r}: give a whole number from 1 to {MAX_PURGE}")
+    return value

@@ -1,0 +1,373 @@
+"""``Store``: the sync face over one dialect and one driver, and what it shares with ``AsyncStore``.
+
+What both share, checking arguments and building exchanges, stands once in ``Face``. The faces only carry an exchange
+to the driver and read the reply. They also keep the rules that every family needs: a child of ``fork()`` opens its own
+connections, an async store stays on one event loop, and an error names the (redacted) key that it is about.
+"""
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Final, NamedTuple, Self, TypeVar, cast
+
+from idemstore import checks, flows
+from idemstore.checks import Duration
+from idemstore.errors import IdemstoreError, InvalidInput, StoreClosed, StoreTimeout, UnsupportedMode
+from idemstore.exchange import Dialect, Driver, Exchange, Limits, Snapshot, Watch
+from idemstore.keys import KeyLike, encode_key, redact
+from idemstore.machine import Claim, Complete, Fail, Release, Renew
+from idemstore.outcomes import ClaimOutcome, SettleOutcome
+
+Q = TypeVar("Q")
+R = TypeVar("R")
+T = TypeVar("T")
+
+DAY: Final = 86400.0
+LEASE: Final = 30.0
+MAX_BATCH: Final = 500
+MIGRATE_TIMEOUT: Final = 120.0
+
+Ask = Exchange[object, object, T]
+
+
+class Completion(NamedTuple):
+    """One item of ``complete_many``."""
+
+    key: KeyLike
+    token: str
+    result: bytes
+
+
+class Face:
+    """What both modes share: a dialect, its limits, and how arguments become exchanges."""
+
+    def __init__(self, dialect: Dialect[Q, R], timeout: float, name: str) -> None:
+        self._dialect = cast("Dialect[object, object]", dialect)
+        self._limits: Limits = dialect.limits
+        self._key_bytes = dialect.limits.key_bytes
+        self._value_bytes = dialect.limits.value_bytes
+        self.timeout = timeout
+        self.name = name
+        self._closed = False
+        _stores.add(self)
+
+    def __repr__(self) -> str:
+        """Class and URL, without secrets."""
+        return f"{type(self).__name__}({self.name!r})"
+
+    @property
+    def limits(self) -> Limits:
+        """How long keys, and how large results and checkpoints, may be (bytes)."""
+        return self._limits
+
+    def after_fork(self) -> None:
+        """In a child process: forget what belongs to the parent."""
+        raise NotImplementedError
+
+    def _key(self, key: KeyLike) -> str:
+        return encode_key(key, self._key_bytes)
+
+    def _claim(
+        self,
+        key: str,
+        lease: Duration,
+        retention: Duration | None,
+        fingerprint: bytes | None,
+        token: str | None,
+        takeover: bool,
+    ) -> Ask[ClaimOutcome]:
+        event = Claim(
+            None if fingerprint is None else checks.fingerprint(fingerprint),
+            checks.new_token() if token is None else checks.token(token),
+            checks.duration("lease", lease),
+            checks.retention(retention),
+            takeover,
+        )
+        return self._dialect.claim(key, event)
+
+    def _complete(self, key: str, token: str, result: bytes, retention: Duration | None) -> Ask[SettleOutcome]:
+        data = checks.stored_bytes("result", result, self._value_bytes)
+        return self._dialect.complete(key, Complete(checks.token(token), data, checks.retention(retention)))
+
+    def _fail(
+        self, key: str, token: str, result: bytes, retention: Duration | None, retry_after: Duration | None
+    ) -> Ask[SettleOutcome]:
+        data = checks.stored_bytes("result", result, self._value_bytes)
+        kept = checks.retention(retention)
+        return self._dialect.fail(key, Fail(checks.token(token), data, kept, checks.back_off(retry_after, kept)))
+
+    def _renew(self, key: str, token: str, lease: Duration, checkpoint: bytes | None) -> Ask[SettleOutcome]:
+        if checkpoint is not None:
+            checks.stored_bytes("checkpoint", checkpoint, self._value_bytes)
+        return self._dialect.renew(key, Renew(checks.token(token), checks.duration("lease", lease), checkpoint))
+
+    def _claim_one(
+        self, key: KeyLike, lease: Duration, retention: Duration | None, fingerprint: bytes | None, takeover: bool
+    ) -> Ask[ClaimOutcome]:
+        return self._claim(self._key(key), lease, retention, fingerprint, None, takeover)
+
+    def _complete_one(self, key: KeyLike, token: str, result: bytes, retention: Duration | None) -> Ask[SettleOutcome]:
+        return self._complete(self._key(key), token, result, retention)
+
+    def _claims(
+        self,
+        keys: Sequence[KeyLike],
+        fingerprints: Sequence[bytes | None] | None,
+        lease: Duration,
+        retention: Duration | None,
+        takeover: bool,
+    ) -> list[Ask[ClaimOutcome] | IdemstoreError]:
+        digests = [None] * len(keys) if fingerprints is None else fingerprints
+        if len(digests) != len(keys):
+            raise InvalidInput(
+                f"claim_many got {len(keys)} keys and {len(digests)} fingerprints: give one for each key"
+            )
+        return [
+            _item(partial(self._claim_one, key, lease, retention, digest, takeover))
+            for key, digest in zip(keys, digests, strict=True)
+        ]
+
+    def _completions(
+        self, items: Iterable[Completion | tuple[KeyLike, str, bytes]], retention: Duration | None
+    ) -> list[Ask[SettleOutcome] | IdemstoreError]:
+        return [_item(partial(self._complete_one, key, token, result, retention)) for key, token, result in items]
+
+    def _left(self, deadline: float) -> float:
+        """Seconds left of a call that takes more than one round trip."""
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise StoreTimeout(f"{self.name} did not finish within {self.timeout:g} s: repeating the call is safe")
+        return left
+
+
+def _item(build: Callable[[], Ask[T]]) -> Ask[T] | IdemstoreError:
+    """One item of a batch; bad input stays with its item."""
+    try:
+        return build()
+    except IdemstoreError as error:
+        return error
+
+
+class Store(Face):
+    """Idempotency keys, sync. Safe for many threads and across ``fork()``. Made by ``idemstore.open(url)``.
+
+    Keys are a str, or a tuple ``(scope, ..., key)``: the parts before the last isolate callers from one another.
+    Durations are seconds or timedelta. Every operation is atomic by the server's clock, takes at most ``timeout``
+    seconds, may be repeated safely, and raises an ``idemstore.errors.IdemstoreError``.
+    """
+
+    def __init__(
+        self,
+        dialect: Dialect[Q, R],
+        connect: Callable[[], Driver[Q, R]],
+        *,
+        timeout: float,
+        name: str,
+        join: Callable[[object], Driver[Q, R]] | None = None,
+    ) -> None:
+        """``connect`` makes the driver at first use, and again in a child process; ``join`` makes one over a caller's
+        own connection, where the family can (see ``on``).
+        """
+        super().__init__(dialect, timeout, name)
+        self._connect = cast("Callable[[], Driver[object, object]]", connect)
+        self._join = cast("Callable[[object], Driver[object, object]] | None", join)
+        self._driver: Driver[object, object] | None = None
+        self._lock = threading.Lock()
+
+    def after_fork(self) -> None:
+        """A parent's connection, used or closed here, would speak on the parent's socket: put it aside for good."""
+        parents.append(self._driver)
+        self._driver = None
+        self._lock = threading.Lock()
+
+    def _live(self) -> Driver[object, object]:
+        """The driver, made at first use."""
+        with self._lock:
+            if self._closed:
+                raise StoreClosed(f"{self!r} is closed: open a new store")
+            if self._driver is None:
+                self._driver = self._connect()
+            return self._driver
+
+    def _ask(self, exchange: Ask[T], key: str | None = None, timeout: float | None = None) -> T:
+        """Carry an exchange, and those that must follow it, within one deadline."""
+        driver = self._driver or self._live()
+        timeout = self.timeout if timeout is None else timeout
+        deadline = time.monotonic() + timeout
+        try:
+            answer = exchange.parse(driver.execute(exchange.request, timeout))
+            while isinstance(answer, Exchange):
+                answer = answer.parse(driver.execute(answer.request, self._left(deadline)))
+        except IdemstoreError as error:
+            if key is not None and error.key is None:
+                error.key = redact(key)
+            raise
+        return answer  # pyright: ignore[reportReturnType] - it does not narrow a TypeVar
+
+    def _ask_many(self, exchanges: Sequence[Ask[T] | IdemstoreError]) -> list[T | IdemstoreError]:
+        """Carry many exchanges in as few round trips as the driver can, within one deadline."""
+        driver = self._driver or self._live()
+        deadline = time.monotonic() + self.timeout
+        steps = flows.batch(exchanges, MAX_BATCH)
+        replies: Sequence[object | IdemstoreError] | None = None
+        while True:
+            try:
+                requests = steps.send(replies) if replies is not None else next(steps)
+            except StopIteration as stop:
+                return cast("list[T | IdemstoreError]", stop.value)
+            replies = driver.execute_many(requests, self._left(deadline))
+
+    def claim(
+        self,
+        key: KeyLike,
+        *,
+        lease: Duration = LEASE,
+        retention: Duration | None = DAY,
+        fingerprint: bytes | None = None,
+        token: str | None = None,
+        takeover: bool = True,
+        wait: Duration = 0,
+    ) -> ClaimOutcome:
+        """Ask for a key: run the operation now, or learn what became of it.
+
+        ``lease``: how long others leave the claim alone. ``retention``: how long an execution that crashed stays
+        visible behind its lease (None: for ever). ``fingerprint``: digest of the payload, see ``idemstore.fingerprint``.
+        ``token`` names the claim; made here unless given. ``takeover=False``: rather get ``Abandoned`` than run an
+        operation whose owner may have died half-way. ``wait``: how long to wait for somebody else's execution
+        (seconds); the answer is ``InFlight`` if it is still running then.
+        """
+        stored = self._key(key)
+        exchange = self._claim(stored, lease, retention, fingerprint, token, takeover)
+        if not wait:
+            return self._ask(exchange, stored)
+        seconds = checks.seconds_to_wait(wait)
+        return flows.run(
+            flows.claim_or_wait(exchange, seconds),
+            lambda again: self._ask(again, stored),
+            lambda: self._watch(stored),
+        )
+
+    def _watch(self, key: str) -> Watch:
+        return (self._driver or self._live()).watch(key)
+
+    def complete(self, key: KeyLike, token: str, result: bytes, *, retention: Duration | None = DAY) -> SettleOutcome:
+        """Store the result; every later claim gets it until ``retention`` is over. Check the answer: ``LeaseLost``
+        means that somebody else owns or owned the key, and that this result is not stored.
+        """
+        stored = self._key(key)
+        return self._ask(self._complete(stored, token, result, retention), stored)
+
+    def fail(
+        self,
+        key: KeyLike,
+        token: str,
+        result: bytes,
+        *,
+        retention: Duration | None = DAY,
+        retry_after: Duration | None = None,
+    ) -> SettleOutcome:
+        """Store a failure. ``retry_after`` None: final, and replayed. 0: the next claim runs at once. Else a back-off
+        in seconds, at most the retention.
+        """
+        stored = self._key(key)
+        return self._ask(self._fail(stored, token, result, retention, retry_after), stored)
+
+    def renew(
+        self, key: KeyLike, token: str, *, lease: Duration = LEASE, checkpoint: bytes | None = None
+    ) -> SettleOutcome:
+        """Extend the lease, counted from now, and save a checkpoint if one is given."""
+        stored = self._key(key)
+        return self._ask(self._renew(stored, token, lease, checkpoint), stored)
+
+    def release(self, key: KeyLike, token: str) -> SettleOutcome:
+        """Give the key back, as if it had never been claimed: the next claim runs at once."""
+        stored = self._key(key)
+        return self._ask(self._dialect.release(stored, Release(checks.token(token))), stored)
+
+    def claim_many(
+        self,
+        keys: Sequence[KeyLike],
+        *,
+        fingerprints: Sequence[bytes | None] | None = None,
+        lease: Duration = LEASE,
+        retention: Duration | None = DAY,
+        takeover: bool = True,
+    ) -> list[ClaimOutcome | IdemstoreError]:
+        """Claim many keys at once: one outcome or error for each, in order. A bad item leaves its neighbours alone."""
+        return self._ask_many(self._claims(keys, fingerprints, lease, retention, takeover))
+
+    def complete_many(
+        self, items: Iterable[Completion | tuple[KeyLike, str, bytes]], *, retention: Duration | None = DAY
+    ) -> list[SettleOutcome | IdemstoreError]:
+        """Complete many ``(key, token, result)`` at once: one outcome or error for each, in order."""
+        return self._ask_many(self._completions(items, retention))
+
+    def get(self, key: KeyLike) -> Snapshot | None:
+        """Look at a record without touching it; None where the key is absent. For people and tests, not to decide."""
+        stored = self._key(key)
+        return self._ask(self._dialect.get(stored), stored)
+
+    def forget(self, key: KeyLike) -> bool:
+        """Delete a record whatever its state, an owner's claim included; True where there was one. For operators."""
+        stored = self._key(key)
+        return self._ask(self._dialect.forget(stored), stored)
+
+    def purge(self, limit: int = 1000) -> int:
+        """Delete at most ``limit`` records whose retention is over, never a live one; how many went. Call until 0."""
+        return self._ask(self._dialect.purge(checks.purge_limit(limit)))
+
+    def ping(self) -> int:
+        """Ask the server for its clock (microseconds since the epoch): proof that calls would be answered."""
+        return self._ask(self._dialect.ping())
+
+    def migrate(self) -> None:
+        """Create or update what the family needs on its server (tables, functions, indexes). May be repeated."""
+        self._ask(self._dialect.migrate(), timeout=MIGRATE_TIMEOUT)
+
+    def on(self, connection: object) -> "Store":
+        """The same store over the caller's own connection or session: what it does commits or rolls back with the
+        caller's transaction. Raises ``UnsupportedMode`` where the family has no such thing.
+        """
+        join = self._join
+        if join is None:
+            raise UnsupportedMode(f"{self.name} has no transaction to join: call the store itself")
+        return Store(self._dialect, lambda: join(connection), timeout=self.timeout, name=self.name)
+
+    def wrapped(self, wrap: Callable[[Driver[object, object]], Driver[object, object]]) -> "Store":
+        """A second store like this one whose driver is ``wrap(driver)``: for counting, tracing and fault injection."""
+        connect = self._connect
+        return Store(self._dialect, lambda: wrap(connect()), timeout=self.timeout, name=self.name, join=self._join)
+
+    def close(self) -> None:
+        """Close every connection. A closed store raises ``StoreClosed``; closing twice is fine."""
+        with self._lock:
+            self._closed, driver, self._driver = True, self._driver, None
+        if driver is not None:
+            driver.close()
+
+    def __enter__(self) -> Self:
+        """The store itself; leaving the block closes it."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Close."""
+        self.close()
+
+
+_stores: "weakref.WeakSet[Face]" = weakref.WeakSet()
+parents: list[object] = []
+"""In a child process: drivers of the parent, kept so that no finalizer closes the parent's connections."""
+
+
+def _after_fork() -> None:
+    """In a child process: every store starts over."""
+    for store in list(_stores):
+        store.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
