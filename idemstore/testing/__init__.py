@@ -1,0 +1,1 @@
+"""Public test tools: the store contract, its model, fault injection, and real servers to run them on."""
