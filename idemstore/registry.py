@@ -30,6 +30,10 @@ BUILT_IN: Final = {
     "rediss+sentinel": "idemstore.backends.redis:backend",
     "valkey": "idemstore.backends.redis:backend",
     "valkeys": "idemstore.backends.redis:backend",
+    "dynamodb": "idemstore.backends.dynamodb:backend",
+    "dynamodb+http": "idemstore.backends.dynamodb:backend",
+    "dynamodb+boto3": "idemstore.backends.dynamodb:backend",
+    "dynamodb+aiobotocore": "idemstore.backends.dynamodb:backend",
 }
 
 _registered: Final[dict[str, str]] = {}

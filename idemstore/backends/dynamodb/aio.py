@@ -1,0 +1,156 @@
+"""The async driver: aiobotocore's low-level client. ``asyncio.timeout`` bounds a call as a whole, with its retries."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Final, Protocol
+
+from aiobotocore.config import AioConfig  # type: ignore[import-untyped]
+from aiobotocore.session import AioSession  # type: ignore[import-untyped]
+
+from idemstore.backends.dynamodb.clock import UNKNOWN, ServerClock, local_clock
+from idemstore.backends.dynamodb.dialect import probe
+from idemstore.backends.dynamodb.errors import BotoCoreError, ClientError, body_of, code_of, learn, timed_out, translate
+from idemstore.backends.dynamodb.messages import OK, Reply, Request
+from idemstore.backends.dynamodb.settings import RETRIES, Settings
+from idemstore.errors import IdemstoreError, StoreMisbehaved
+from idemstore.flows import AsyncSleepWatch
+
+PARALLEL: Final = 32
+"""Requests of one batch that are under way at once."""
+
+
+class Context(Protocol):
+    """What makes a client, and closes it."""
+
+    async def __aenter__(self) -> object:
+        """The client."""
+        ...
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
+    ) -> object:
+        """Close it."""
+        ...
+
+
+class AiobotocoreDriver:
+    """Carries requests by aiobotocore, on the event loop that it was made on."""
+
+    def __init__(self, settings: Settings, clock: ServerClock) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._client: object | None = None
+        self._context: Context | None = None
+        self._lock = asyncio.Lock()
+        self._places = asyncio.Semaphore(PARALLEL)
+
+    async def execute(self, request: Request, timeout: float) -> Reply:
+        """Carry one request and bring its reply."""
+        deadline = time.monotonic() + timeout
+        try:
+            async with asyncio.timeout(timeout):
+                client = self._client or await self._connect()
+                if request.delay:
+                    await asyncio.sleep(request.delay)
+                if request.clocked and not self._clock.fresh(local_clock()):
+                    await self._ask_the_time(client)
+                return await self._carry(client, request, deadline)
+        except TimeoutError:
+            raise timed_out(timeout) from None
+        except (ClientError, BotoCoreError) as error:
+            raise translate(error, self._settings.table, timeout) from error
+
+    async def _carry(self, client: object, request: Request, deadline: float) -> Reply:
+        """As ``Boto3Driver._carry``."""
+        sent = local_clock()
+        reading = self._clock.read(sent) if request.clocked else UNKNOWN
+        code = OK
+        try:
+            body = await _call(client, request.operation, request.build(reading))
+        except ClientError as error:
+            body, code = body_of(error), code_of(error)
+            learn(self._clock, body, sent)
+            if code not in request.answers:
+                raise
+        else:
+            learn(self._clock, body, sent)
+        if not request.clocked:
+            reading = self._clock.read(local_clock())
+        return Reply(code, body, reading, deadline - time.monotonic())
+
+    async def _ask_the_time(self, client: object) -> None:
+        """As ``Boto3Driver._ask_the_time``."""
+        async with self._lock:
+            if self._clock.fresh(local_clock()):
+                return
+            sent, request = local_clock(), probe(self._settings.table)
+            try:
+                body = await _call(client, request.operation, request.build(UNKNOWN))
+            except ClientError as error:
+                body = body_of(error)
+            learn(self._clock, body, sent)
+        if not self._clock.fresh(local_clock()):
+            raise StoreMisbehaved("the endpoint dates no response, so the server's clock is unknown: is it DynamoDB?")
+
+    async def _connect(self) -> object:
+        """Make the client; the first caller does, the others wait."""
+        async with self._lock:
+            if self._client is None:
+                settings = self._settings
+                session = AioSession(profile=settings.profile)
+                session.set_default_client_config(config(settings))
+                context: Context = session.create_client(
+                    "dynamodb",
+                    region_name=settings.region,
+                    endpoint_url=settings.endpoint,
+                    aws_access_key_id=settings.access_key,
+                    aws_secret_access_key=settings.secret_key,
+                )
+                self._client = await context.__aenter__()
+                self._context = context
+            return self._client
+
+    async def execute_many(self, requests: Sequence[Request], timeout: float) -> Sequence[Reply | IdemstoreError]:
+        """Carry many, some at once; one reply or error for each."""
+        deadline = time.monotonic() + timeout
+        return await asyncio.gather(*(self._each(request, deadline) for request in requests))
+
+    async def _each(self, request: Request, deadline: float) -> Reply | IdemstoreError:
+        """One request of a batch; its error stays its own."""
+        async with self._places:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return timed_out(self._settings.timeout)
+            try:
+                return await self.execute(request, left)
+            except IdemstoreError as error:
+                return error
+
+    def watch(self, key: str) -> AsyncSleepWatch:
+        """As ``Boto3Driver.watch``."""
+        return AsyncSleepWatch()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        context, self._context, self._client = self._context, None, None
+        if context is not None:
+            await context.__aexit__(None, None, None)
+
+
+def config(settings: Settings) -> AioConfig:
+    """As in the sync driver; an attempt takes half of the time at most, so that a lost reply can be asked for again."""
+    return AioConfig(
+        connect_timeout=settings.timeout / 2,
+        read_timeout=settings.timeout / 2,
+        max_pool_connections=settings.connections,
+        retries={"mode": "legacy", "total_max_attempts": RETRIES + 1},
+        parameter_validation=False,
+    )
+
+
+async def _call(client: object, operation: str, params: dict[str, object]) -> Mapping[str, object]:
+    """One call."""
+    method: Callable[..., Awaitable[Mapping[str, object]]] = getattr(client, operation)
+    return await method(**params)

@@ -1,0 +1,179 @@
+"""HTTP for the sync driver: keep-alive connections whose every step ends by the deadline of the call.
+
+botocore's own time-outs are fixed for a client and count for each step of each attempt. This sends what botocore has
+signed, and hands back what botocore parses; retries and their pauses stay botocore's. One system call sends head and
+body. With a proxy in the environment botocore's own sender is used instead.
+"""
+
+import http.client
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from typing import Final
+from urllib.parse import urlsplit
+
+from botocore import exceptions as aws  # type: ignore[import-untyped]
+from botocore.awsrequest import AWSPreparedRequest, AWSResponse  # type: ignore[import-untyped]
+from urllib3.util import wait_for_read
+
+CHUNK: Final = 65536
+FINAL_SHARE: Final = 0.5
+"""What part of the time that is left an attempt may take, so that botocore has some to try again."""
+
+
+class Body:
+    """The body of a response, as botocore reads one."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def stream(self) -> Iterator[bytes]:
+        """All of it."""
+        yield self._data
+
+
+class Sender:
+    """A pool of connections to one endpoint. Safe for many threads; each sets its deadline before it calls botocore."""
+
+    def __init__(self, endpoint: str, connections: int, ca_file: str) -> None:
+        url = urlsplit(endpoint)
+        self._endpoint = endpoint
+        self._host = url.hostname or ""
+        self._port = url.port or (443 if url.scheme == "https" else 80)
+        self._tls = ssl.create_default_context(cafile=ca_file) if url.scheme == "https" else None
+        self._idle: list[socket.socket] = []
+        self._places = threading.BoundedSemaphore(connections)
+        self._calls = threading.local()
+        self._closed = False
+
+    def begin(self, deadline: float) -> None:
+        """This thread's call must end by then (``time.monotonic``)."""
+        self._calls.deadline = deadline
+
+    def left(self) -> float:
+        """Seconds left of this thread's call."""
+        deadline: float = self._calls.deadline
+        return deadline - time.monotonic()
+
+    def send(self, request: AWSPreparedRequest, **_: object) -> AWSResponse:
+        """The hook ``before-send``: one attempt."""
+        limit = time.monotonic() + self.left() * FINAL_SHARE
+        if not self._places.acquire(timeout=max(0.0, self.left())):
+            raise aws.ConnectTimeoutError(endpoint_url=self._endpoint, error="every connection of the pool is in use")
+        try:
+            return self._attempt(request, limit)
+        finally:
+            self._places.release()
+
+    def _attempt(self, request: AWSPreparedRequest, limit: float) -> AWSResponse:
+        """Send on an idle connection or a new one; only after a whole response it is kept."""
+        connection = self._connection(limit)
+        try:
+            response = self._converse(connection, request, limit)
+            data = _read(connection, response, limit)
+        except TimeoutError as error:
+            connection.close()
+            raise aws.ReadTimeoutError(endpoint_url=self._endpoint, error=error) from error
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise aws.ConnectionClosedError(endpoint_url=self._endpoint, request=request, error=error) from error
+        except BaseException:
+            connection.close()
+            raise
+        if response.will_close or self._closed:
+            connection.close()
+        else:
+            self._idle.append(connection)
+        return AWSResponse(request.url, response.status, dict(response.getheaders()), Body(data))
+
+    def _converse(
+        self, connection: socket.socket, request: AWSPreparedRequest, limit: float
+    ) -> http.client.HTTPResponse:
+        """Send a request and read the head of its response."""
+        connection.settimeout(_span(limit))
+        connection.sendall(_bytes(request))
+        connection.settimeout(_span(limit))
+        response = http.client.HTTPResponse(connection, method=request.method)
+        response.begin()
+        return response
+
+    def _connection(self, limit: float) -> socket.socket:
+        """An idle connection that the server has not closed, or a new one."""
+        while self._idle:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                break
+            if not wait_for_read(connection, timeout=0):
+                return connection
+            connection.close()
+        try:
+            return self._connect(limit)
+        except TimeoutError as error:
+            raise aws.ConnectTimeoutError(endpoint_url=self._endpoint, error=error) from error
+        except ssl.SSLError as error:
+            raise aws.SSLError(endpoint_url=self._endpoint, error=error) from error
+        except OSError as error:
+            raise aws.EndpointConnectionError(endpoint_url=self._endpoint, error=error) from error
+
+    def _connect(self, limit: float) -> socket.socket:
+        """Try each address of the endpoint, all within the limit."""
+        failure: OSError = OSError("the host has no address")
+        for family, kind, protocol, _, address in socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM):
+            connection = socket.socket(family, kind, protocol)
+            try:
+                connection.settimeout(_span(limit))
+                connection.connect(address)
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if self._tls is None:
+                    return connection
+                return self._tls.wrap_socket(connection, server_hostname=self._host)
+            except OSError as error:
+                connection.close()
+                failure = error
+        raise failure
+
+    def close(self) -> None:
+        """Close the idle connections; those in use are closed at the end of their calls."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop().close()
+
+
+def _span(limit: float) -> float:
+    """Seconds until a limit, as a socket takes them."""
+    left = limit - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("the time of this attempt is up")
+    return left
+
+
+def _bytes(request: AWSPreparedRequest) -> bytes:
+    """A signed request as it goes over the wire."""
+    url = urlsplit(request.url)
+    path = (url.path or "/") + (f"?{url.query}" if url.query else "")
+    lines = [
+        f"{request.method} {path} HTTP/1.1".encode(),
+        b"Host: " + url.netloc.encode(),
+        b"Accept-Encoding: identity",
+    ]
+    for name, value in request.headers.items():
+        lines.append(
+            name.encode("latin-1") + b": " + (value if isinstance(value, bytes) else str(value).encode("latin-1"))
+        )
+    body: bytes = request.body or b""
+    return b"\r\n".join([*lines, b"", body])
+
+
+def _read(connection: socket.socket, response: http.client.HTTPResponse, limit: float) -> bytes:
+    """The whole body, however slowly it comes, by the limit."""
+    pieces: list[bytes] = []
+    while piece := response.read(CHUNK):
+        pieces.append(piece)
+        connection.settimeout(_span(limit))
+    if response.length:
+        raise http.client.IncompleteRead(b"", response.length)
+    response.close()
+    return b"".join(pieces)

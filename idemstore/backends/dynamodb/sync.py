@@ -1,0 +1,248 @@
+"""The sync driver: boto3's low-level client.
+
+A client is made in a thread of its own, once, since looking for credentials may ask the network: callers wait for it no
+longer than for anything else. botocore signs, retries and parses; ``Sender`` sees to it that all of that ends in time.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Final, Protocol
+
+import boto3  # type: ignore[import-untyped]
+import botocore.session  # type: ignore[import-untyped]
+from botocore.config import Config  # type: ignore[import-untyped]
+from botocore.httpsession import get_cert_path  # type: ignore[import-untyped]
+from botocore.utils import get_environ_proxies  # type: ignore[import-untyped]
+
+from idemstore.backends.dynamodb.clock import UNKNOWN, ServerClock, local_clock
+from idemstore.backends.dynamodb.dialect import probe
+from idemstore.backends.dynamodb.errors import BotoCoreError, ClientError, body_of, code_of, learn, timed_out, translate
+from idemstore.backends.dynamodb.messages import OK, Reply, Request
+from idemstore.backends.dynamodb.sender import Sender
+from idemstore.backends.dynamodb.settings import RETRIES, Settings
+from idemstore.errors import IdemstoreError, StoreMisbehaved, StoreTimeout
+from idemstore.flows import SleepWatch
+
+PARALLEL: Final = 16
+"""Requests of one batch that are under way at once."""
+FIRST_PAUSE: Final = 0.05
+"""botocore pauses so long before its first retry of a DynamoDB call, and twice as long before each further one."""
+
+
+class Events(Protocol):
+    """What we use of botocore's hooks."""
+
+    def register_first(self, event_name: str, handler: Callable[..., object]) -> None:
+        """Call the handler before all others."""
+        ...
+
+
+class Meta(Protocol):
+    """What we use of a client's description."""
+
+    @property
+    def events(self) -> Events:
+        """Its hooks."""
+        ...
+
+    @property
+    def endpoint_url(self) -> str:
+        """Where it sends."""
+        ...
+
+
+class Client(Protocol):
+    """What we use of a low-level client, beside its operations."""
+
+    @property
+    def meta(self) -> Meta:
+        """Its description."""
+        ...
+
+    def close(self) -> None:
+        """Close botocore's own connections."""
+        ...
+
+
+def config(settings: Settings) -> Config:
+    """The client's configuration. Legacy retries pause as DynamoDB's own table says, which ``_in_time`` relies on."""
+    return Config(
+        connect_timeout=settings.timeout / 2,
+        read_timeout=settings.timeout / 2,
+        max_pool_connections=settings.connections,
+        retries={"mode": "legacy", "total_max_attempts": RETRIES + 1},
+        parameter_validation=False,
+    )
+
+
+class Link:
+    """A client and its sender."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Look for credentials and load what botocore knows of DynamoDB; connects only where the credentials do."""
+        core = botocore.session.Session(profile=settings.profile)
+        core.set_default_client_config(config(settings))
+        session = boto3.Session(botocore_session=core, region_name=settings.region)
+        self.client: Client = session.client(
+            "dynamodb",
+            endpoint_url=settings.endpoint,
+            aws_access_key_id=settings.access_key,
+            aws_secret_access_key=settings.secret_key,
+        )
+        endpoint = self.client.meta.endpoint_url
+        bundle = core.get_config_variable("ca_bundle")
+        self.sender = Sender(endpoint, settings.connections, bundle or get_cert_path(True))
+        events = self.client.meta.events
+        if not get_environ_proxies(endpoint):
+            events.register_first("before-send.dynamodb", self.sender.send)
+        events.register_first("needs-retry.dynamodb", self._in_time)
+
+    def _in_time(
+        self,
+        response: tuple[object, Mapping[str, object]] | None,
+        operation: object,
+        attempts: int,
+        caught_exception: Exception | None,
+        **_: object,
+    ) -> None:
+        """The hook ``needs-retry``: what cannot be tried again in time is over now."""
+        if self.sender.left() > FIRST_PAUSE * 2 ** (attempts - 1):
+            return
+        if caught_exception is not None:
+            raise caught_exception
+        if response is not None and "Error" in response[1]:
+            raise ClientError(response[1], getattr(operation, "name", "call"))
+
+    def call(self, operation: str, params: dict[str, object], deadline: float) -> Mapping[str, object]:
+        """One call, to end by the deadline."""
+        self.sender.begin(deadline)
+        method: Callable[..., Mapping[str, object]] = getattr(self.client, operation)
+        return method(**params)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.sender.close()
+        self.client.close()
+
+
+class Boto3Driver:
+    """Carries requests by boto3. Safe for many threads."""
+
+    def __init__(self, settings: Settings, clock: ServerClock) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._link: Link | None = None
+        self._making: Future[Link] | None = None
+        self._lock = threading.Lock()
+        self._asking = threading.Lock()
+        self._workers: ThreadPoolExecutor | None = None
+
+    def execute(self, request: Request, timeout: float) -> Reply:
+        """Carry one request and bring its reply."""
+        deadline = time.monotonic() + timeout
+        try:
+            link = self._link or self._connect(deadline, timeout)
+            if request.delay:
+                time.sleep(max(0.0, min(request.delay, deadline - time.monotonic())))
+            if request.clocked and not self._clock.fresh(local_clock()):
+                self._ask_the_time(link, deadline, timeout)
+            return self._carry(link, request, deadline)
+        except (ClientError, BotoCoreError) as error:
+            raise translate(error, self._settings.table, timeout) from error
+
+    def _carry(self, link: Link, request: Request, deadline: float) -> Reply:
+        """Complete a request by the clock, send it, and learn the clock from the response."""
+        sent = local_clock()
+        reading = self._clock.read(sent) if request.clocked else UNKNOWN
+        code = OK
+        try:
+            body = link.call(request.operation, request.build(reading), deadline)
+        except ClientError as error:
+            body, code = body_of(error), code_of(error)
+            learn(self._clock, body, sent)
+            if code not in request.answers:
+                raise
+        else:
+            learn(self._clock, body, sent)
+        if not request.clocked:
+            reading = self._clock.read(local_clock())
+        return Reply(code, body, reading, deadline - time.monotonic())
+
+    def _ask_the_time(self, link: Link, deadline: float, timeout: float) -> None:
+        """One cheap read before the first request that needs the clock; its answer does not matter, its date does."""
+        if not self._asking.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise timed_out(timeout)
+        try:
+            if self._clock.fresh(local_clock()):
+                return
+            sent, request = local_clock(), probe(self._settings.table)
+            try:
+                body = link.call(request.operation, request.build(UNKNOWN), deadline)
+            except ClientError as error:
+                body = body_of(error)
+            learn(self._clock, body, sent)
+        finally:
+            self._asking.release()
+        if not self._clock.fresh(local_clock()):
+            raise StoreMisbehaved("the endpoint dates no response, so the server's clock is unknown: is it DynamoDB?")
+
+    def _connect(self, deadline: float, timeout: float) -> Link:
+        """Wait for the client; the first caller has it made."""
+        with self._lock:
+            if self._making is None:
+                self._making = Future()
+                threading.Thread(
+                    target=_make, args=(self._making, self._settings), name="idemstore-dynamodb-connect", daemon=True
+                ).start()
+            making = self._making
+        try:
+            link = making.result(max(0.0, deadline - time.monotonic()))
+        except TimeoutError:
+            raise StoreTimeout(f"AWS credentials were not found within {timeout:.3g} s: repeat the call") from None
+        except (ClientError, BotoCoreError, ValueError):
+            with self._lock:
+                self._making = None
+            raise
+        self._link = link
+        return link
+
+    def execute_many(self, requests: Sequence[Request], timeout: float) -> Sequence[Reply | IdemstoreError]:
+        """Carry many, some at once; one reply or error for each."""
+        if len(requests) == 1:
+            return [self._each(time.monotonic() + timeout, requests[0])]
+        with self._lock:
+            if self._workers is None:
+                self._workers = ThreadPoolExecutor(PARALLEL, thread_name_prefix="idemstore-dynamodb")
+        return list(self._workers.map(partial(self._each, time.monotonic() + timeout), requests))
+
+    def _each(self, deadline: float, request: Request) -> Reply | IdemstoreError:
+        """One request of a batch; its error stays its own."""
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return timed_out(self._settings.timeout)
+        try:
+            return self.execute(request, left)
+        except IdemstoreError as error:
+            return error
+
+    def watch(self, key: str) -> SleepWatch:
+        """DynamoDB tells nobody of a change: waiters ask again."""
+        return SleepWatch()
+
+    def close(self) -> None:
+        """Close every connection."""
+        if self._workers is not None:
+            self._workers.shutdown(wait=False)
+        if self._link is not None:
+            self._link.close()
+
+
+def _make(making: "Future[Link]", settings: Settings) -> None:
+    """Make a client, in a thread of its own; whatever goes wrong belongs to those who wait for it."""
+    try:
+        making.set_result(Link(settings))
+    except BaseException as error:  # noqa: BLE001 - handed to the callers' threads
+        making.set_exception(error)
