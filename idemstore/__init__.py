@@ -10,10 +10,10 @@ Done()
 b'charged'
 """
 
-from typing import TYPE_CHECKING
+import importlib
+from typing import TYPE_CHECKING, Final
 
 from idemstore.errors import IdemstoreError
-from idemstore.exchange import Limits, Snapshot
 from idemstore.keys import fingerprint
 from idemstore.machine import Record, State
 from idemstore.outcomes import (
@@ -29,10 +29,11 @@ from idemstore.outcomes import (
     SettleOutcome,
 )
 from idemstore.registry import open, open_async, register, schemes  # noqa: A004
-from idemstore.store import Completion, Store
 
 if TYPE_CHECKING:
     from idemstore.async_store import AsyncStore
+    from idemstore.exchange import Limits, Snapshot
+    from idemstore.store import Completion, Store
 
 __version__ = "0.1.0"
 
@@ -63,10 +64,18 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    """``AsyncStore`` is imported when it is asked for: sync programs do not pay for asyncio."""
-    if name == "AsyncStore":
-        from idemstore.async_store import AsyncStore
+_LATE: Final = {
+    "AsyncStore": "idemstore.async_store",
+    "Completion": "idemstore.store",
+    "Limits": "idemstore.exchange",
+    "Snapshot": "idemstore.exchange",
+    "Store": "idemstore.store",
+}
+"""Names that are imported when they are asked for: a sync program never pays for asyncio, nor a type for its module."""
 
-        return AsyncStore
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __getattr__(name: str) -> object:
+    """The late names (PEP 562)."""
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LATE[name]), name)

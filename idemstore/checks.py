@@ -1,9 +1,9 @@
 """The door: every argument is checked here, before anything is sent. Durations become whole microseconds."""
 
 import math
-import os
 from datetime import timedelta
 from functools import lru_cache
+from os import urandom
 from typing import Final
 
 from idemstore.errors import InvalidInput, ResultTooLarge
@@ -21,30 +21,47 @@ MAX_WAIT: Final = 86400.0
 
 
 def new_token() -> str:
-    """128 random bits, as 32 hexadecimal digits."""
-    return os.urandom(16).hex()
+    """128 random bits as 32 hexadecimal digits, read from the system each time: no fork or clone shares any."""
+    return urandom(16).hex()
 
 
 def duration(name: str, value: Duration) -> int:
     """A duration in microseconds, or ``InvalidInput``."""
-    if isinstance(value, timedelta):
-        value = value.total_seconds()
-    if type(value) is int or isinstance(value, float):
-        return _micros(name, value)
-    raise InvalidInput(f"{name} is seconds or a timedelta, not {type(value).__name__}")
-
-
-@lru_cache(maxsize=256)
-def _micros(name: str, value: float) -> int:
-    """Seconds as microseconds, whole milliseconds. Cached: a program uses few different durations, very often."""
-    if SHORTEST <= value <= CENTURY:
-        return math.ceil(value * 1000 - 1e-6) * 1000
-    raise InvalidInput(f"{name} is {value!r} seconds: give from {SHORTEST} to {CENTURY:.0f} (a century)")
+    micros = _micros_of(value)
+    if micros is None:
+        raise _bad_duration(name, value)
+    return micros
 
 
 def retention(value: Duration | None) -> int | None:
     """How long a record is kept; None: for ever."""
-    return None if value is None else duration("retention", value)
+    if value is None:
+        return None
+    micros = _micros_of(value)
+    if micros is None:
+        raise _bad_duration("retention", value)
+    return micros
+
+
+def _micros_of(value: Duration) -> int | None:
+    """Microseconds, or None for what is no duration."""
+    if type(value) is float or type(value) is int or isinstance(value, timedelta):
+        return _micros(value)
+    return None
+
+
+@lru_cache(maxsize=256)
+def _micros(value: Duration) -> int | None:
+    """Whole milliseconds, as microseconds. Cached: a program uses few different durations, very often."""
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    return math.ceil(seconds * 1000 - 1e-6) * 1000 if SHORTEST <= seconds <= CENTURY else None
+
+
+def _bad_duration(name: str, value: object) -> InvalidInput:
+    """What is wrong with a duration."""
+    if isinstance(value, int | float | timedelta) and not isinstance(value, bool):
+        return InvalidInput(f"{name} is {value!r}: give from {SHORTEST} to {CENTURY:.0f} seconds (a century)")
+    return InvalidInput(f"{name} is seconds or a timedelta, not {type(value).__name__}")
 
 
 def back_off(value: Duration | None, kept: int | None) -> int | None:

@@ -4,7 +4,6 @@ A flow yields exchanges (and is sent their answers), ``ARM`` and ``Pause``. Rule
 nothing. The interpreters own the watch and close it however the flow ends.
 """
 
-import random
 import time
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Final, Literal, NamedTuple, TypeVar
@@ -43,6 +42,8 @@ def claim_or_wait(exchange: Exchange[Q, R, ClaimOutcome], wait: float) -> Flow[Q
     releases, fails with a retry or loses its lease; a result stored for another payload never reaches it; and a claim
     whose reply was lost is answered when asked again. Arm, then ask, then wait: no change falls between.
     """
+    import random  # only waiters need it
+
     deadline = time.monotonic() + wait
     outcome = yield exchange
     left = _worth_waiting(outcome, deadline)

@@ -5,10 +5,9 @@ of what is stored, so they never change without a new version.
 """
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, cast
 
 from idemstore.errors import InvalidKey, InvalidPayload
 
@@ -28,9 +27,9 @@ def encode_key(key: KeyLike, max_bytes: int) -> str:
     Parts are joined by ``:``; a ``:`` or ``%`` inside a part is percent-escaped, so different parts never give the same
     stored key and a plain key is stored as it is. Nothing is normalised: keys are equal when their bytes are.
     """
-    if type(key) is str and key.isascii() and key.isprintable() and ":" not in key and "%" not in key:
-        if 0 < len(key) <= max_bytes:
-            return key  # most keys, in a fraction of the time
+    plain = type(key) is str and key.isascii() and key.isprintable() and ":" not in key and "%" not in key
+    if plain and 0 < len(key) <= max_bytes:
+        return cast("str", key)  # most keys, in a fraction of the time
     if isinstance(key, str):
         stored = _escape(key)
     elif isinstance(key, tuple) and key:
@@ -77,11 +76,13 @@ def fingerprint(payload: bytes | Json) -> bytes:
     """The SHA-256 digest (32 bytes) of a payload: of bytes as they are, of JSON-like values in canonical form.
 
     Canonical means: members sorted by name, no white space, equal numbers equal (``1`` and ``1.0``, ``0`` and
-    ``-0.0``), tuples as lists. Bytes and JSON never share a fingerprint, nor do ``"1"`` and ``1``. Anything else, NaN and infinity
-    included, raises ``InvalidPayload``: turn it into one of these first.
+    ``-0.0``), tuples as lists. Bytes and JSON never share a fingerprint, nor do ``"1"`` and ``1``. Anything else, NaN
+    and infinity included, raises ``InvalidPayload``: turn it into one of these first.
     """
     if isinstance(payload, (bytes, bytearray, memoryview)):
         return hashlib.sha256(b"idemstore bytes 1\n" + payload).digest()
+    import json  # only fingerprints need it
+
     text = json.dumps(_canonical(payload, 0), ensure_ascii=True, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(b"idemstore json 1\n" + text.encode()).digest()
 

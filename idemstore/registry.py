@@ -9,11 +9,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from idemstore.errors import ConfigurationError, MissingPackage, UnknownScheme
-from idemstore.url import StoreUrl, parse_url
 
 if TYPE_CHECKING:
     from idemstore.async_store import AsyncStore
     from idemstore.store import Store
+    from idemstore.url import StoreUrl
 
 ENTRY_POINTS: Final = "idemstore.drivers"
 
@@ -43,11 +43,11 @@ _registered: Final[dict[str, str]] = {}
 class Backend(Protocol):
     """What a registry entry names. Neither method connects; both check everything that can be checked without."""
 
-    def open(self, url: StoreUrl) -> "Store":
+    def open(self, url: "StoreUrl") -> "Store":
         """A sync store, or ``UnsupportedMode``."""
         ...
 
-    def open_async(self, url: StoreUrl) -> "AsyncStore":
+    def open_async(self, url: "StoreUrl") -> "AsyncStore":
         """An async store, or ``UnsupportedMode``."""
         ...
 
@@ -62,14 +62,14 @@ def register(scheme: str, target: str) -> None:
 
 def open(url: str) -> "Store":  # noqa: A001 - the field's word, as in dbm.open and fsspec.open
     """Open a sync store by URL. Nothing connects before the first call; every error in the URL is raised here."""
-    parsed = parse_url(url)
-    return _find(parsed.scheme).open(parsed)
+    parsed, backend = _find(url)
+    return backend.open(parsed)
 
 
 def open_async(url: str) -> "AsyncStore":
     """Open an async store by URL; not a coroutine. It binds to the event loop that first uses it."""
-    parsed = parse_url(url)
-    return _find(parsed.scheme).open_async(parsed)
+    parsed, backend = _find(url)
+    return backend.open_async(parsed)
 
 
 def schemes() -> list[str]:
@@ -84,8 +84,12 @@ def _entry_points() -> dict[str, str]:
     return {point.name.lower(): point.value for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
 
 
-def _find(scheme: str) -> Backend:
-    """The backend of a scheme."""
+def _find(url: str) -> tuple["StoreUrl", Backend]:
+    """The URL as read, and the backend of its scheme."""
+    from idemstore.url import parse_url  # not before a URL is opened
+
+    parsed = parse_url(url)
+    scheme = parsed.scheme
     target = _registered.get(scheme) or BUILT_IN.get(scheme) or _entry_points().get(scheme)
     if target is None:
         known = schemes()
@@ -103,7 +107,7 @@ def _find(scheme: str) -> Backend:
         raise ConfigurationError(f"the backend of {scheme}:// ({target}) cannot be loaded: {error}") from error
     if not isinstance(backend, Backend):
         raise ConfigurationError(f"the backend of {scheme}:// ({target}) has no open and open_async: it is no Backend")
-    return backend
+    return parsed, backend
 
 
 def need(module: str, extra: str) -> ModuleType:

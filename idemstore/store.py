@@ -235,12 +235,12 @@ class Store(Face):
         """Ask for a key: run the operation now, or learn what became of it.
 
         ``lease``: how long others leave the claim alone. ``retention``: how long an execution that crashed stays
-        visible behind its lease (None: for ever). ``fingerprint``: digest of the payload, see ``idemstore.fingerprint``.
+        visible behind its lease (None: for ever). ``fingerprint``: digest of the payload (``idemstore.fingerprint``).
         ``token`` names the claim; made here unless given. ``takeover=False``: rather get ``Abandoned`` than run an
         operation whose owner may have died half-way. ``wait``: how long to wait for somebody else's execution
         (seconds); the answer is ``InFlight`` if it is still running then.
         """
-        stored = self._key(key)
+        stored = encode_key(key, self._key_bytes)
         exchange = self._claim(stored, lease, retention, fingerprint, token, takeover)
         if not wait:
             return self._ask(exchange, stored)
@@ -258,7 +258,7 @@ class Store(Face):
         """Store the result; every later claim gets it until ``retention`` is over. Check the answer: ``LeaseLost``
         means that somebody else owns or owned the key, and that this result is not stored.
         """
-        stored = self._key(key)
+        stored = encode_key(key, self._key_bytes)
         return self._ask(self._complete(stored, token, result, retention), stored)
 
     def fail(

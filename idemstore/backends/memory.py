@@ -26,6 +26,8 @@ from idemstore.url import Options, StoreUrl, read_options
 T = TypeVar("T")
 
 COLLECTED_PER_CALL: Final = 2
+SECOND: Final = 20
+"""Records are filed by the "second" they end in: 2^20 microseconds, so filing is a shift."""
 _ORIGIN: Final = time.time_ns() - time.monotonic_ns()
 
 
@@ -47,22 +49,24 @@ class Engine:
         self.max_records = max_records
         self.lock = threading.Lock()
         self._now = 0
-        self._heap: list[tuple[int, str]] = []
-        self._due: dict[str, int] = {}
+        self._ends: dict[int, set[str]] = {}
+        self._seconds: list[int] = []
         self._watchers: dict[str, set[Callable[[], None]]] = {}
         _engines.add(self)
 
     def clock(self) -> int:
         """Microseconds since the epoch; never stands still and never goes back, so fences grow."""
-        self._now = max(self._now + 1, (_ORIGIN + time.monotonic_ns()) // 1000)
-        return self._now
+        now = (_ORIGIN + time.monotonic_ns()) // 1000
+        if now <= self._now:
+            now = self._now + 1
+        self._now = now
+        return now
 
     def apply(self, key: str, event: Event) -> ClaimOutcome | SettleOutcome:
         """One step of the machine."""
         with self.lock:
             now = self.clock()
-            heap = self._heap
-            if heap and heap[0][0] <= now:
+            if self._seconds and self._seconds[0] < now >> SECOND:
                 self._collect(now, COLLECTED_PER_CALL)
             before = self.records.get(key)
             if before is None and self.max_records is not None and isinstance(event, Claim):
@@ -73,44 +77,59 @@ class Engine:
             return outcome
 
     def put(self, key: str, record: Record | None) -> None:
-        """Store or delete a record, schedule its end and wake its waiters. The lock is held."""
+        """Store or delete a record, file its end, wake its waiters. The lock is held."""
+        before = self.records.get(key)
+        old = None if before is None or before.expires_at is None else before.expires_at >> SECOND
         if record is None:
             self.records.pop(key, None)
+            new = None
         else:
             self.records[key] = record
-            ends = record.expires_at
-            if ends is not None and ends < self._due.get(key, ends + 1):
-                self._due[key] = ends
-                heapq.heappush(self._heap, (ends, key))
-        for wake in tuple(self._watchers.get(key, ())):
-            wake()
+            new = None if record.expires_at is None else record.expires_at >> SECOND
+        if old != new:
+            self._file(key, old, new)
+        if key in self._watchers:
+            for wake in tuple(self._watchers[key]):
+                wake()
+
+    def _file(self, key: str, old: int | None, new: int | None) -> None:
+        """Every record that ends is in the set of the second it ends in, and in no other."""
+        if old is not None:
+            self._ends[old].discard(key)
+        if new is not None:
+            ending = self._ends.get(new)
+            if ending is None:
+                ending = self._ends[new] = set()
+                heapq.heappush(self._seconds, new)
+            ending.add(key)
 
     def _collect(self, now: int, limit: int) -> int:
-        """Delete up to ``limit`` expired records. One entry per key is looked at; a later end is scheduled anew."""
+        """Delete up to ``limit`` records of seconds that are over."""
         deleted = 0
-        for _ in range(limit):
-            if not self._heap or self._heap[0][0] > now:
-                break
-            planned, key = heapq.heappop(self._heap)
-            if self._due.get(key) != planned:
-                continue
-            del self._due[key]
-            record = self.records.get(key)
-            ends = None if record is None else record.expires_at
-            if ends is not None and ends <= now:
-                del self.records[key]
+        while self._seconds and self._seconds[0] < now >> SECOND:
+            ending = self._ends[self._seconds[0]]
+            while ending and deleted < limit:
+                del self.records[ending.pop()]
                 deleted += 1
-            elif ends is not None:
-                self._due[key] = ends
-                heapq.heappush(self._heap, (ends, key))
+            if ending:
+                break
+            del self._ends[heapq.heappop(self._seconds)]
         return deleted
 
     def _make_room(self, now: int, limit: int) -> None:
         """Refuse a new record where there is no room, after looking for expired ones."""
-        if len(self.records) >= limit:
-            self._collect(now, 1000)
-            if len(self.records) >= limit:
-                raise StoreFull(f"the memory store holds its {limit} records (max_records): try again when some expire")
+        if len(self.records) >= limit and not self._purge(now, 1000):
+            raise StoreFull(f"the memory store holds its {limit} records (max_records): try again when some expire")
+
+    def _purge(self, now: int, limit: int) -> int:
+        """As ``_collect``, and the records that ended within the current second."""
+        deleted = self._collect(now, limit)
+        current = self._ends.get(now >> SECOND, set())
+        over = [key for key in current if (self.records[key].expires_at or now) <= now]
+        for key in over[: limit - deleted]:
+            self.put(key, None)
+            deleted += 1
+        return deleted
 
     def get(self, key: str) -> Snapshot | None:
         """A record that is not absent."""
@@ -130,12 +149,8 @@ class Engine:
 
     def purge(self, limit: int) -> int:
         """Delete up to ``limit`` expired records."""
-        deleted = 0
         with self.lock:
-            now = self.clock()
-            while deleted < limit and self._heap and self._heap[0][0] <= now:
-                deleted += self._collect(now, 1)
-            return deleted
+            return self._purge(self.clock(), limit)
 
     def ping(self) -> int:
         """The clock."""
