@@ -13,6 +13,7 @@ from idemstore.backends.dynamodb.clock import UNKNOWN, ServerClock, local_clock
 from idemstore.backends.dynamodb.dialect import probe
 from idemstore.backends.dynamodb.errors import BotoCoreError, ClientError, body_of, code_of, learn, timed_out, translate
 from idemstore.backends.dynamodb.messages import OK, Reply, Request
+from idemstore.backends.dynamodb.profile import equip
 from idemstore.backends.dynamodb.settings import RETRIES, Settings
 from idemstore.errors import IdemstoreError, StoreMisbehaved
 from idemstore.flows import AsyncSleepWatch
@@ -100,6 +101,7 @@ class AiobotocoreDriver:
             if self._client is None:
                 settings = self._settings
                 session = AioSession(profile=settings.profile)
+                equip(session)
                 session.set_default_client_config(config(settings))
                 context: Context = session.create_client(
                     "dynamodb",

@@ -18,8 +18,10 @@ ID_BYTES: Final = len(MARK) + 32 + 1 + 5
 """How much longer the id of a part is than its key."""
 PART_BYTES: Final = 390_000
 """Bytes in one part: an item holds 409,600 with its names and its id."""
-PER_REQUEST: Final = 8
-"""Parts in one round trip: 3 MB, where the server takes 16."""
+PER_WRITE: Final = 2
+"""Parts written in one round trip: a request stays below 1 MiB, so that none holds an event loop up, or a slow line."""
+PER_READ: Final = 8
+"""Parts read in one round trip: 3 MB, where the server sends up to 16."""
 
 OWNER: Final = "part_of"
 CHECK: Final = "check_at"
@@ -64,9 +66,9 @@ def read_pointer(pointer: str) -> Parts:
             raise CorruptRecord("a record points to a divided result in a way that does not read: forget() the key")
 
 
-def batches(ids: Sequence[str]) -> list[Sequence[str]]:
+def batches(ids: Sequence[str], size: int) -> list[Sequence[str]]:
     """So many at a time."""
-    return [ids[start : start + PER_REQUEST] for start in range(0, len(ids), PER_REQUEST)]
+    return [ids[start : start + size] for start in range(0, len(ids), size)]
 
 
 def join(key: str, parts: Parts, items: Iterable[Item]) -> bytes:

@@ -38,8 +38,10 @@ T = TypeVar("T")
 
 KEY_BYTES: Final = 2048 - chunks.ID_BYTES
 """DynamoDB takes 2,048 bytes; the id of a part must fit, too."""
-IN_PLACE: Final = 190_000
-"""Bytes of a checkpoint, and of a failure's result, that lie in the record itself: both must fit into one item."""
+CHECKPOINT: Final = 300_000
+"""Bytes of a checkpoint. It lies in the record itself, where a failure's result must fit beside it."""
+BESIDE: Final = 100_000
+"""Bytes of a failure's result that lie in the record itself."""
 WHOLE: Final = 390_000
 """Bytes of a result that fit into the record beside key, token and fingerprint."""
 PING: Final = "%ping"
@@ -125,7 +127,7 @@ class DynamoDBDialect:
 
     def fail(self, key: str, event: Fail) -> Ask[SettleOutcome]:
         """As ``complete``."""
-        in_place = min(self._in_place, IN_PLACE)
+        in_place = min(self._in_place, BESIDE)
         result, parts = self._value(key, event.token, event.retention, event.result, in_place)
         settle = self._settle(
             key,
@@ -136,10 +138,10 @@ class DynamoDBDialect:
 
     def renew(self, key: str, event: Renew) -> Ask[SettleOutcome]:
         """One conditional write."""
-        if event.checkpoint is not None and len(event.checkpoint) > IN_PLACE:
+        if event.checkpoint is not None and len(event.checkpoint) > CHECKPOINT:
             raise ResultTooLarge(
-                f"a checkpoint of {len(event.checkpoint)} bytes is over this store's limit of {IN_PLACE}: nothing was "
-                "stored and the claim still stands; store it elsewhere and a reference to it here"
+                f"a checkpoint of {len(event.checkpoint)} bytes is over this store's limit of {CHECKPOINT}: nothing "
+                "was stored and the claim still stands; store it elsewhere and a reference to it here"
             )
         return self._settle(
             key,
@@ -190,7 +192,7 @@ class DynamoDBDialect:
         if divided is None:
             return then
         pieces = dict(zip(divided[0].ids(key), divided[1], strict=True))
-        for ids in reversed(chunks.batches(list(pieces))):
+        for ids in reversed(chunks.batches(list(pieces), chunks.PER_WRITE)):
             then = self._put({part: pieces[part] for part in ids}, key, retention, then)
         return then
 
@@ -223,7 +225,7 @@ class DynamoDBDialect:
 
     def _load(self, key: str, parts: Parts, make: Callable[[bytes], T]) -> Ask[T]:
         """Read the parts of a result, strongly consistent, some in each round trip; then check and join them."""
-        return self._fetch(key, parts, [list(ids) for ids in chunks.batches(parts.ids(key))], [], make)
+        return self._fetch(key, parts, [list(ids) for ids in chunks.batches(parts.ids(key), chunks.PER_READ)], [], make)
 
     def _fetch(
         self, key: str, parts: Parts, due: list[list[str]], found: list[Item], make: Callable[[bytes], T]
@@ -292,10 +294,10 @@ class DynamoDBDialect:
         return purge.purge(self.table, limit)
 
     def ping(self) -> Ask[int]:
-        """A read of an item that is never there; the clock is what its response says."""
+        """A read of an item that is never there; its response dates itself. The early end never goes back."""
 
         def parse(reply: Reply) -> int:
-            return (reply.reading.early + reply.reading.late) // 2
+            return reply.reading.early
 
         return Exchange(self._read(PING), parse)
 

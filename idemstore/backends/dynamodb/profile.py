@@ -1,10 +1,40 @@
-"""What ``open`` checks of the AWS configuration without connecting: that the profile is there and a region is known."""
+"""What ``open`` does with the AWS configuration without connecting: check it, and load what botocore knows of DynamoDB.
+
+Loading takes a tenth of a second of computing; done here, once for the process, it is no part of the first call's time.
+"""
+
+from functools import cache
+from typing import Protocol, cast
 
 from botocore import exceptions as aws  # type: ignore[import-untyped]
 from botocore.session import Session  # type: ignore[import-untyped]
 
 from idemstore.backends.dynamodb.settings import Settings
 from idemstore.errors import ConfigurationError
+
+
+class Loader(Protocol):
+    """What we use of botocore's data loader, which keeps what it has loaded."""
+
+    def load_service_model(self, service_name: str, type_name: str) -> object:
+        """Load a description of a service."""
+        ...
+
+    def load_data(self, name: str) -> object:
+        """Load another file."""
+        ...
+
+    def load_data_with_path(self, name: str) -> object:
+        """The same, with its path."""
+        ...
+
+
+class Components(Protocol):
+    """What we use of a botocore session."""
+
+    def register_component(self, name: str, component: object) -> None:
+        """Replace a part of the session."""
+        ...
 
 
 def check_profile(settings: Settings) -> None:
@@ -22,3 +52,21 @@ def check_profile(settings: Settings) -> None:
         raise ConfigurationError(
             "no AWS region: name it in the store URL (?region=eu-central-1), in the profile or in AWS_DEFAULT_REGION"
         )
+    _loader()
+
+
+@cache
+def _loader() -> Loader:
+    """A loader that has read all that a DynamoDB client needs."""
+    loader = cast("Loader", Session().get_component("data_loader"))
+    for kind in ("service-2", "endpoint-rule-set-1"):
+        loader.load_service_model("dynamodb", kind)
+    loader.load_data_with_path("endpoints")
+    for name in ("partitions", "sdk-default-configuration", "_retry"):
+        loader.load_data(name)
+    return loader
+
+
+def equip(session: Components) -> None:
+    """Give a session what is loaded already."""
+    session.register_component("data_loader", _loader())

@@ -21,6 +21,7 @@ from idemstore.backends.dynamodb.clock import UNKNOWN, ServerClock, local_clock
 from idemstore.backends.dynamodb.dialect import probe
 from idemstore.backends.dynamodb.errors import BotoCoreError, ClientError, body_of, code_of, learn, timed_out, translate
 from idemstore.backends.dynamodb.messages import OK, Reply, Request
+from idemstore.backends.dynamodb.profile import equip
 from idemstore.backends.dynamodb.sender import Sender
 from idemstore.backends.dynamodb.settings import RETRIES, Settings
 from idemstore.errors import IdemstoreError, StoreMisbehaved, StoreTimeout
@@ -84,6 +85,7 @@ class Link:
     def __init__(self, settings: Settings) -> None:
         """Look for credentials and load what botocore knows of DynamoDB; connects only where the credentials do."""
         core = botocore.session.Session(profile=settings.profile)
+        equip(core)
         core.set_default_client_config(config(settings))
         session = boto3.Session(botocore_session=core, region_name=settings.region)
         self.client: Client = session.client(
