@@ -14,7 +14,7 @@ from idemstore.backends.dynamodb.dialect import probe
 from idemstore.backends.dynamodb.errors import BotoCoreError, ClientError, body_of, code_of, learn, timed_out, translate
 from idemstore.backends.dynamodb.messages import OK, Reply, Request
 from idemstore.backends.dynamodb.profile import equip
-from idemstore.backends.dynamodb.settings import RETRIES, Settings
+from idemstore.backends.dynamodb.settings import RETRIES, USER_AGENT, Settings
 from idemstore.errors import IdemstoreError, StoreMisbehaved
 from idemstore.flows import AsyncSleepWatch
 
@@ -149,6 +149,7 @@ def config(settings: Settings) -> AioConfig:
         max_pool_connections=settings.connections,
         retries={"mode": "legacy", "total_max_attempts": RETRIES + 1},
         parameter_validation=False,
+        user_agent=USER_AGENT,
     )
 
 

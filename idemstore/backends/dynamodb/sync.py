@@ -23,7 +23,7 @@ from idemstore.backends.dynamodb.errors import BotoCoreError, ClientError, body_
 from idemstore.backends.dynamodb.messages import OK, Reply, Request
 from idemstore.backends.dynamodb.profile import equip
 from idemstore.backends.dynamodb.sender import Sender
-from idemstore.backends.dynamodb.settings import RETRIES, Settings
+from idemstore.backends.dynamodb.settings import RETRIES, USER_AGENT, Settings
 from idemstore.errors import IdemstoreError, StoreMisbehaved, StoreTimeout
 from idemstore.flows import SleepWatch
 
@@ -76,6 +76,7 @@ def config(settings: Settings) -> Config:
         max_pool_connections=settings.connections,
         retries={"mode": "legacy", "total_max_attempts": RETRIES + 1},
         parameter_validation=False,
+        user_agent=USER_AGENT,
     )
 
 
