@@ -55,6 +55,14 @@ DENIED: Final = frozenset(
         "UnrecognizedClientException",
     }
 )
+WRONG_KEY: Final = (
+    "key element does not match",
+    "Type mismatch for key",
+    "Missing the key",
+    "number of conditions on the keys",
+    "required keys was not given a value",
+)
+"""What DynamoDB says of a key that is not the table's; the code alone says only that something is invalid."""
 ACTIONS: Final = (
     "dynamodb:UpdateItem, GetItem, DeleteItem, BatchGetItem, BatchWriteItem and Scan on the table (migrate: also "
     "CreateTable, DescribeTable, DescribeTimeToLive and UpdateTimeToLive)"
@@ -165,13 +173,7 @@ def _answered(error: aws.ClientError, table: str) -> IdemstoreError:
 
 def _invalid(message: str, table: str) -> IdemstoreError:
     """A refused request: the table has another key, or an item has outgrown its limit. AWS tells them by text only."""
-    if (
-        "key element does not match" in message
-        or "Type mismatch for key" in message
-        or "missing key" in message.lower()
-    ):
-        return schema.wrong_shape(table)
-    if "Missing the key" in message or "number of conditions on the keys" in message:
+    if any(hint in message for hint in WRONG_KEY):
         return schema.wrong_shape(table)
     if "Item size" in message:
         return ResultTooLarge("the record has outgrown DynamoDB's limit of 400 KB for an item: nothing was stored")

@@ -20,6 +20,7 @@ REFUSED: Final = "ConditionalCheckFailedException"
 CONFLICT: Final = "TransactionConflictException"
 MISSING: Final = "ResourceNotFoundException"
 IN_USE: Final = "ResourceInUseException"
+INVALID: Final = "ValidationException"
 
 OK: Final = ""
 NOTHING: Final[frozenset[str]] = frozenset()

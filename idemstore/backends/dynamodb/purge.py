@@ -23,7 +23,7 @@ from idemstore.backends.dynamodb.messages import (
     number,
     text,
 )
-from idemstore.backends.dynamodb.record import EXPIRES, FENCE, ID, RESULT, integer, item_of
+from idemstore.backends.dynamodb.record import EXPIRES, FENCE, ID, RESULT, integer, item_of, whole_number
 from idemstore.exchange import Exchange
 
 PAGE: Final = 1000
@@ -79,10 +79,13 @@ def _next(progress: Progress, reply: Reply) -> int | Ask[int]:
     """The next item of the page, or the next page."""
     if progress.gone >= progress.limit or (progress.gone and reply.left < ENOUGH):
         return progress.gone
-    if progress.due:
+    while progress.due:
         item, progress = progress.due[0], replace(progress, due=progress.due[1:])
         part = chunks.owner(item)
-        return _remove(progress, item) if part is None else _examine(progress, item, *part)
+        if part is not None:
+            return _examine(progress, item, *part)
+        if whole_number(item, FENCE) and whole_number(item, EXPIRES):
+            return _remove(progress, item)
     return progress.gone if progress.after is None else _scan(progress)
 
 

@@ -86,12 +86,17 @@ def _text(item: Item, name: str) -> str:
     return value
 
 
+def whole_number(item: Item, name: str) -> bool:
+    """Whether an attribute is one of the numbers that we write."""
+    value = item.get(name, {}).get("N")
+    return isinstance(value, str) and value.isascii() and value.isdigit()
+
+
 def integer(item: Item, name: str) -> int:
     """A whole number that must be there."""
-    value = item.get(name, {}).get("N")
-    if not isinstance(value, str) or not value.isascii() or not value.isdigit():
+    if not whole_number(item, name):
         raise corrupt(f"{name} is missing or no whole number")
-    return int(value)
+    return int(cast("str", item[name]["N"]))
 
 
 def _optional_bytes(item: Item, name: str) -> bytes | None:

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Final
 
-from idemstore.backends.dynamodb.messages import IN_USE, MISSING, OK, Ask, Reply, fixed
+from idemstore.backends.dynamodb import messages
+from idemstore.backends.dynamodb.messages import IN_USE, MISSING, Ask, Reply, fixed
 from idemstore.backends.dynamodb.record import ID, TTL
 from idemstore.errors import SchemaError
 from idemstore.exchange import Exchange
@@ -70,17 +71,23 @@ def _create(table: str) -> Ask[None]:
     return Exchange(request, lambda _: _look(table, 0.0, create=False))
 
 
-def _ttl(table: str) -> Ask[None]:
+def _ttl(table: str, *, tried: bool = False) -> Ask[None]:
     """Switch TTL on, unless it is."""
 
     def parse(reply: Reply) -> Ask[None] | None:
         found = reply.body.get("TimeToLiveDescription")
         described: Mapping[str, object] = found if isinstance(found, Mapping) else {}
-        if described.get("TimeToLiveStatus") not in ("ENABLED", "ENABLING"):
+        status, name = described.get("TimeToLiveStatus"), described.get("AttributeName")
+        if status not in ("ENABLED", "ENABLING"):
+            if tried:
+                raise SchemaError(
+                    f"the TTL of table {table!r} cannot be switched on now (AWS takes one change an hour; it is "
+                    f"{status}): run 'idemstore migrate URL' again later; the table can be used meanwhile"
+                )
             return _enable(table)
-        if described.get("AttributeName") != TTL:
+        if name != TTL:
             raise SchemaError(
-                f"table {table!r} expires its items by {described.get('AttributeName')!r}, idemstore by {TTL!r}: "
+                f"table {table!r} expires its items by {name!r}, idemstore by {TTL!r}: "
                 "switch that TTL off, or name another table in the store URL"
             )
         return None
@@ -89,11 +96,18 @@ def _ttl(table: str) -> Ask[None]:
 
 
 def _enable(table: str) -> Ask[None]:
-    """Switch TTL on. The table may have become busy again, or somebody else may have been faster."""
+    """Switch TTL on. The table may have become busy again; if somebody else was faster, that is said to be invalid."""
     specification = {"Enabled": True, "AttributeName": TTL}
     params: dict[str, object] = {"TableName": table, "TimeToLiveSpecification": specification}
 
     def parse(reply: Reply) -> Ask[None] | None:
-        return None if reply.code == OK else _look(table, POLL, create=False)
+        match reply.code:
+            case messages.OK:
+                return None
+            case messages.IN_USE:
+                return _look(table, POLL, create=False)
+            case _:
+                return _ttl(table, tried=True)
 
-    return Exchange(fixed("update_time_to_live", params, frozenset({IN_USE})), parse)
+    answers = frozenset({messages.IN_USE, messages.INVALID})
+    return Exchange(fixed("update_time_to_live", params, answers), parse)
