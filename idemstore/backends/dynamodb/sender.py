@@ -71,8 +71,7 @@ class Sender:
         """Send on an idle connection or a new one; only after a whole response it is kept."""
         connection = self._connection(limit)
         try:
-            response = self._converse(connection, request, limit)
-            data = _read(connection, response, limit)
+            response, data = _converse(connection, request, limit)
         except TimeoutError as error:
             connection.close()
             raise aws.ReadTimeoutError(endpoint_url=self._endpoint, error=error) from error
@@ -87,17 +86,6 @@ class Sender:
         else:
             self._idle.append(connection)
         return AWSResponse(request.url, response.status, dict(response.getheaders()), Body(data))
-
-    def _converse(
-        self, connection: socket.socket, request: AWSPreparedRequest, limit: float
-    ) -> http.client.HTTPResponse:
-        """Send a request and read the head of its response."""
-        connection.settimeout(_span(limit))
-        connection.sendall(_bytes(request))
-        connection.settimeout(_span(limit))
-        response = http.client.HTTPResponse(connection, method=request.method)
-        response.begin()
-        return response
 
     def _connection(self, limit: float) -> socket.socket:
         """An idle connection that the server has not closed, or a new one."""
@@ -150,6 +138,18 @@ def _span(limit: float) -> float:
     return left
 
 
+def _converse(
+    connection: socket.socket, request: AWSPreparedRequest, limit: float
+) -> tuple[http.client.HTTPResponse, bytes]:
+    """Send a request and read its response; the connection outlives the response, whole or not."""
+    connection.settimeout(_span(limit))
+    connection.sendall(_bytes(request))
+    connection.settimeout(_span(limit))
+    with http.client.HTTPResponse(connection, method=request.method) as response:
+        response.begin()
+        return response, _read(connection, response, limit)
+
+
 def _bytes(request: AWSPreparedRequest) -> bytes:
     """A signed request as it goes over the wire."""
     url = urlsplit(request.url)
@@ -175,5 +175,4 @@ def _read(connection: socket.socket, response: http.client.HTTPResponse, limit: 
         connection.settimeout(_span(limit))
     if response.length:
         raise http.client.IncompleteRead(b"", response.length)
-    response.close()
     return b"".join(pieces)
