@@ -1,9 +1,9 @@
 """What idemstore costs over bare DynamoDB calls, in both modes: ratios of medians, interleaved in one run.
 
-    python -m benchmarks.dynamodb_floor [--rounds 400] [--url dynamodb+http://HOST:PORT/TABLE?region=REGION]
+    python benchmarks/dynamodb_floor.py [--rounds 400] [--url dynamodb+http://HOST:PORT/TABLE?region=REGION]
 
-Floors: two bare single-item ``PutItem`` against claim + complete, one strongly consistent ``GetItem`` against a replay. The
-floor's client is the same library's, as one gets it (boto3, aiobotocore), with the same item size. Without ``--url`` it
+Floors: two bare single-item ``PutItem`` against claim + complete, a strongly consistent ``GetItem`` against a replay.
+The floor's client is the same library's, as one gets it (boto3, aiobotocore), with the same item size. Without ``--url`` it
 starts DynamoDB Local.
 """
 

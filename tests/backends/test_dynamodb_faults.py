@@ -9,7 +9,6 @@ import time
 from functools import partial
 
 import pytest
-from idemstore.testing.proxy import Proxy
 
 import idemstore
 from idemstore import errors
@@ -23,6 +22,7 @@ from idemstore.outcomes import Claimed, Completed, Done, InFlight
 from idemstore.testing.contract_lab import MODES, Lab, claimed, done, raises
 from idemstore.testing.contract_resend import SETTLE
 from idemstore.testing.families.dynamodb import DynamoDBSubject
+from idemstore.testing.proxy import Proxy
 from idemstore.testing.servers.process import free_port
 from idemstore.url import parse_url
 
