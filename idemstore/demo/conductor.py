@@ -3,6 +3,7 @@
 Whatever happens (finish, time-out, Ctrl-C, an error of the store) every worker is dead when ``run`` is left.
 """
 
+import os
 import signal
 import subprocess
 import sys
@@ -56,10 +57,12 @@ class Crew:
         return self._process is not None and not self.killed and self._process.poll() is None
 
     def start(self) -> None:
-        """Start a process; in a session of its own, since Ctrl-C is the parent's business."""
+        """Start a process: in a session of its own, since Ctrl-C is the parent's business, and on the parent's path."""
+        path = os.pathsep.join(place or os.getcwd() for place in sys.path)
         with self._errors.open("w") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", work.__name__, str(self.number), str(self._directory)],
+                [sys.executable, "-P", "-m", work.__name__, str(self.number), str(self._directory)],
+                env={**os.environ, "PYTHONPATH": path},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,

@@ -25,7 +25,8 @@ from idemstore.url import parse_url
 
 T = TypeVar("T")
 
-CLEAN_UP: Final = 10.0
+CLEAN_UP: Final = 2.0
+"""Seconds that cleaning up may take even where the time is up."""
 
 
 def run(settings: Settings, console: Console) -> int:
@@ -50,7 +51,7 @@ def run(settings: Settings, console: Console) -> int:
             conductor = Conductor(settings, place, see, strike, lambda: view.tick(conductor.tally))
             end = conductor.run(deadline)
         verdict = judge(names(settings), settings.attempts, charges(ledger_path(place)), conductor.entries)
-        left = clean_up(settings, store)
+        left = clean_up(settings, store, max(deadline - time.monotonic(), CLEAN_UP))
     report(console, conductor.tally, verdict, time.monotonic() - began)
     if end is End.TIMED_OUT:
         console.print(f"The run was cut off after {settings.timeout:g} s (--timeout).", style="red")
@@ -89,9 +90,9 @@ def within(seconds: float, call: Callable[[], T]) -> T:
     return answer
 
 
-def clean_up(settings: Settings, store: idemstore.Store) -> str:
+def clean_up(settings: Settings, store: idemstore.Store, seconds: float) -> str:
     """Delete the records of this run; what to tell the reader where that failed."""
-    until = time.monotonic() + CLEAN_UP
+    until = time.monotonic() + seconds
 
     def forget() -> None:
         for name in names(settings):
@@ -100,7 +101,7 @@ def clean_up(settings: Settings, store: idemstore.Store) -> str:
             store.forget(settings.key(name))
 
     try:
-        within(CLEAN_UP, forget)
+        within(seconds, forget)
     except IdemstoreError as error:
         return f"The demo's records were not all deleted ({error}); they expire in ten minutes."
     return ""

@@ -18,6 +18,7 @@ from typing import ClassVar
 import pytest
 
 from idemstore.testing.contract_admin import AdminContract, BatchContract, TripContract
+from idemstore.testing.contract_cancel import CancelContract
 from idemstore.testing.contract_claim import ClaimContract
 from idemstore.testing.contract_fingerprint import FingerprintContract
 from idemstore.testing.contract_input import KeyContract, ValueContract
@@ -48,6 +49,7 @@ class StoreContract(
     WaitContract,
     RaceContract,
     ResendContract,
+    CancelContract,
     StormContract,
     HistoryContract,
     ModelContract,

@@ -1,8 +1,10 @@
 """Redis Cluster and Sentinel: redirections, resharding, nodes that die or freeze, failovers; replicas."""
 
+import re
 import time
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 
 import pytest
 import redis
@@ -195,6 +197,29 @@ def test_a_dead_node(lab, cluster):
     cluster.settled()
 
 
+def rules(subject, *more):
+    """The permissions of the documentation."""
+    page = (Path(__file__).parents[2] / "docs" / "redis.md").read_text()
+    found = re.search(r"^ACL SETUSER \S+ (.*)$", page, re.MULTILINE)
+    assert found is not None
+    return [*found[1].replace(">PASSWORD", ">s3cret").replace("idem:", subject.prefix).split(), *more]
+
+
+def test_documented_permissions_in_a_cluster(lab, cluster):
+    """The line of the documentation, with what it says of a Cluster."""
+    nodes = [node(cluster, number) for number in (1, 2, 3)]
+    user = f"user-{lab.key()}"
+    try:
+        for one in nodes:
+            one.execute_command("ACL", "SETUSER", user, *rules(lab.subject, "+cluster|slots", "+asking"))
+        store = lab.open(lab.subject.url.replace("://", f"://{user}:s3cret@"))
+        keys = [lab.key() for _ in range(30)]
+        assert all(isinstance(answer, Claimed) for answer in store.claim_many(keys))
+    finally:
+        for one in nodes:
+            one.execute_command("ACL", "DELUSER", user)
+
+
 # -- Sentinel ---------------------------------------------------------------------------------------------------------
 
 
@@ -323,6 +348,28 @@ def test_waits_for_replicas(replicated, mode):
     subject.close()
 
 
+def test_documented_permissions_behind_sentinels(replicated, mode):
+    """The line of the documentation, with what it says of Sentinel and of waiting; and the sentinels' own user."""
+    subject, user = RedisSubject("redis-sentinel", replicated.url), f"user-{mode}"
+    master = subject.client
+    sentinels = [redis.Redis.from_url(replicated.endpoints[f"sentinel-{number}"]) for number in (1, 2, 3)]
+    try:
+        master.execute_command("ACL", "SETUSER", user, *rules(subject, "+role", "+wait", "+select"))
+        for one in sentinels:
+            one.execute_command("ACL", "SETUSER", user, "on", ">own", "-@all", "+sentinel")
+        with Lab(subject, mode) as lab:
+            url = subject.url.replace("://", f"://{user}:s3cret@").replace("/0?", "/1?")
+            url += f"&replicas=1&sentinel_username={user}&sentinel_password=own"
+            key = lab.key()
+            store = lab.open(url)
+            done(store.complete(key, claimed(store.claim(key)).token, b"r"))
+            assert store.forget(key)
+    finally:
+        for one in (master, *sentinels):
+            one.execute_command("ACL", "DELUSER", user)
+    subject.close()
+
+
 def test_too_few_confirm(replicated, mode):
     """A replica that hangs: StoreUnavailable in time, for the write and its repetition; replays do not wait."""
     subject = RedisSubject("redis-sentinel", replicated.url)
@@ -371,3 +418,42 @@ def test_sentinel_password(server_pool, mode):
         admin.execute_command("AUTH", "s3cret")
         admin.execute_command("ACL", "SETUSER", "default", "resetpass", "nopass")
         admin.close()
+
+
+@pytest.fixture(params=["redis", "valkey", "redis8"])
+def pair(request, server_pool):
+    """A master and a replica of it, of each kind of server."""
+    server = server_pool.get(request.param)
+    subject = RedisSubject(request.param, server.url)
+    subject.client.config_set("repl-diskless-sync-delay", "0")
+    port = subject.client.connection_pool.connection_kwargs["port"]
+    with start(request.param, settings={"replicaof": f"127.0.0.1 {port}"}) as replica:
+        members = len(replica.members)
+        subject.client.set(subject.stored("probe"), "x")
+        assert subject.client.wait(members, 20_000) == members
+        yield subject, replica
+    subject.close()
+
+
+def test_a_repeated_write_waits_again(pair, mode):
+    """A write that was not confirmed is not taken for confirmed when it is repeated, even over another connection,
+    which has written nothing itself: what it finds, it writes once more, and waits.
+    """
+    subject, replica = pair
+    with Lab(subject, mode) as lab:
+        url, patient = (f"{subject.url}&replicas=1&timeout={seconds}" for seconds in (0.6, 20))
+        claim, complete, fail = (lab.key() for _ in range(3))
+        for key in (complete, fail):
+            claimed(lab.open(patient).claim(key, token="mine"))
+        replica.pause()
+        try:
+            for _ in range(2):
+                raises(StoreUnavailable, partial(lab.open(url).claim, claim, token="mine"))
+                raises(StoreUnavailable, partial(lab.open(url).complete, complete, "mine", b"r"))
+                raises(StoreUnavailable, partial(lab.open(url).fail, fail, "mine", b"r"))
+            assert lab.open(url).claim(complete) == Completed(b"r")
+        finally:
+            replica.resume()
+        assert isinstance(lab.open(patient).claim(claim, token="mine"), Claimed)
+        assert lab.open(patient).complete(complete, "mine", b"r") == Done()
+        assert lab.open(patient).fail(fail, "mine", b"r") == Done()

@@ -37,12 +37,38 @@ def test_every_key_is_executed_once_through_kills(cli: Cli, tmp_path: Path):
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
-@pytest.mark.parametrize("server", ["redis", "valkey"])
+@pytest.mark.parametrize("server", ["redis", "valkey", "redis-cluster", "redis-sentinel"])
 def test_every_key_is_executed_once_on_a_server(cli: Cli, server: str, server_pool):
     """The same on a server."""
     done = cli("demo", server_pool.get(server).url, *SMALL)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "every key executed once" in done.stdout
+
+
+def test_every_key_is_executed_once_although_the_server_stalls(environment: dict[str, str], server_pool):
+    """Calls that time out on a server that stands still in the middle are made again; that shows, and harms nothing."""
+    server = server_pool.get("redis")
+    command = [sys.executable, "-m", "idemstore", "demo", f"{server.url}?timeout=0.3", *SMALL, "--keys", "30"]
+    said: list[str] = []
+
+    def read_to(words: str) -> None:
+        for line in process.stdout:
+            said.append(line)
+            if words in line:
+                return
+
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        read_to("killed")
+        server.pause()
+        try:
+            read_to("tries again: StoreTimeout")
+        finally:
+            server.resume()
+        read_to("no such words: to the end")
+    output = "".join(said)
+    assert process.returncode == 0, output
+    assert "tries again: StoreTimeout" in output
+    assert "every key executed once" in output
 
 
 def test_the_default_is_a_file_that_is_gone_afterwards(cli: Cli, tmp_path: Path):
@@ -189,3 +215,13 @@ def test_the_recipe_is_needed(cli: Cli, tmp_path: Path, plugin: str, faults: tup
     done = cli("--plugin", plugin, "demo", url, *SMALL, *faults)
     assert done.returncode == 1, done.stdout + done.stderr
     assert re.search(r"executed more than once: key-\d \(2 times\)", done.stdout), done.stdout
+
+
+def test_files_of_the_current_directory_are_not_imported(environment: dict[str, str], tmp_path: Path):
+    """The installed command and its workers take nothing from where they happen to be called."""
+    (tmp_path / "random.py").write_text("raise SystemExit('imported from the current directory')")
+    script = Path(sys.executable).with_name("idemstore")
+    done = subprocess.run(
+        [script, "demo", *CALM], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

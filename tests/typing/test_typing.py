@@ -11,7 +11,7 @@ HERE = Path(__file__).parent
 
 
 @pytest.mark.timeout(300)
-def test_callers_are_typed():
+def test_callers_are_typed() -> None:
     """mypy, strict, over a caller's file: outcomes narrow, a match over all of them is complete, mistakes are found."""
     pytest.importorskip("mypy")
     done = subprocess.run(

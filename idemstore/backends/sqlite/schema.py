@@ -22,6 +22,7 @@ class Statements(NamedTuple):
     update: str
     delete: str
     raise_: str
+    probe: str
     due: str
     purge: str
 

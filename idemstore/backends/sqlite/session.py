@@ -290,6 +290,7 @@ class Session:
             case Purge(limit):
                 return self._purge(connection, limit)
             case Ping():
+                connection.execute(self._sql.probe)
                 return self._place.clock()
             case Migrate():
                 schema.check(connection, self._place.table)
