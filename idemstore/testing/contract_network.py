@@ -64,7 +64,9 @@ class NetworkContract:
         """A store that reaches the server through the proxy, and has done so once."""
         url = self.through(lab.subject.url, proxy.port)
         if timeout is not None:
-            url += f"{'&' if '?' in url else '?'}timeout={timeout}"
+            base, _, query = url.partition("?")
+            options = [option for option in query.split("&") if option and not option.startswith("timeout=")]
+            url = f"{base}?{'&'.join([*options, f'timeout={timeout}'])}"
         store = lab.open(url)
         for _ in range(2):
             done(store.complete(key := lab.key("warm-up"), claimed(store.claim(key)).token, b"r"))
