@@ -3,8 +3,8 @@
     python benchmarks/dynamodb_floor.py [--rounds 400] [--url dynamodb+http://HOST:PORT/TABLE?region=REGION]
 
 Floors: two bare single-item ``PutItem`` against claim + complete, a strongly consistent ``GetItem`` against a replay.
-The floor's client is the same library's, as one gets it (boto3, aiobotocore), with the same item size. Without ``--url`` it
-starts DynamoDB Local.
+The floor's client is the same library's, as one gets it (boto3, aiobotocore), with items of the same size. Without
+``--url`` it starts DynamoDB Local.
 """
 
 import argparse

@@ -66,7 +66,9 @@ class NetworkContract:
         """
         url = self.through(lab.subject.url, proxy.port)
         if timeout is not None:
-            url += f"{'&' if '?' in url else '?'}timeout={timeout}"
+            base, _, query = url.partition("?")
+            options = [option for option in query.split("&") if option and not option.startswith("timeout=")]
+            url = f"{base}?{'&'.join([*options, f'timeout={timeout}'])}"
         store = lab.open(url)
         for _ in range(2):
             token = claimed(store.claim(key := lab.key("warm-up"))).token

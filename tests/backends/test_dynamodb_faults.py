@@ -21,7 +21,7 @@ from idemstore.machine import Claim
 from idemstore.outcomes import Claimed, Completed, Done, InFlight
 from idemstore.testing.contract_lab import MODES, Lab, claimed, done, raises
 from idemstore.testing.contract_resend import SETTLE
-from idemstore.testing.families.dynamodb import DynamoDBSubject
+from idemstore.testing.families.dynamodb import TIMEOUT, DynamoDBSubject
 from idemstore.testing.proxy import Proxy
 from idemstore.testing.servers.process import free_port
 from idemstore.url import parse_url
@@ -59,10 +59,18 @@ def proxy(subject):
         yield made
 
 
+def altered(lab, *options):
+    """The URL of the lab's subject with other options; a time-out among them replaces the subject's."""
+    url = lab.subject.url
+    if any(option.startswith("timeout=") for option in options):
+        url = url.replace(f"&{TIMEOUT}", "")
+    return "&".join((url, *options))
+
+
 def behind(lab, proxy, *options):
     """A store that reaches the server through the proxy, and has done so."""
     host = parse_url(lab.subject.url).hosts[0]
-    store = lab.open("&".join((lab.subject.url.replace(f":{host.port}/", f":{proxy.port}/"), *options)))
+    store = lab.open(altered(lab, *options).replace(f":{host.port}/", f":{proxy.port}/"))
     store.ping()
     return store
 
@@ -164,7 +172,7 @@ def within(seconds, call, *kinds):
 @pytest.mark.parametrize("timeout", [0.3, 1.0])
 def test_frozen_server(lab, server, timeout):
     """A server that is stopped (SIGSTOP) while connections are open: StoreTimeout, in time; then all is well again."""
-    store = lab.open(f"{lab.subject.url}&timeout={timeout}")
+    store = lab.open(altered(lab, f"timeout={timeout}"))
     key = lab.key()
     lab.store.ping()
     server.pause()
@@ -273,7 +281,7 @@ def test_slow_reply_keeps_the_deadline(lab):
 def test_shorter_time_of_one_call(subject, server, mode):
     """The time that a call is given counts, not the store's: what follows in a chain has less."""
     request = probe(subject.table)
-    _, settings = read_settings(parse_url(f"{subject.url}&timeout=30"), mode)
+    _, settings = read_settings(parse_url(subject.url), mode)
     server.pause()
     try:
         began = time.monotonic()
@@ -299,7 +307,7 @@ async def _short(settings, request):
 
 def test_full_pool_keeps_the_deadline(lab, server):
     """While one connection is held up, a second caller does not wait for it for ever."""
-    store = lab.open(f"{lab.subject.url}&timeout=0.8&connections=1")
+    store = lab.open(altered(lab, "timeout=0.8", "connections=1"))
     lab.store.ping()
     server.pause()
     try:

@@ -28,7 +28,7 @@ from idemstore.exchange import Exchange
 
 PAGE: Final = 1000
 """Items that the scan looks at in one round trip, at most; a page also ends at 1 MB."""
-ENOUGH: Final = 0.5
+ENOUGH: Final = 1.5
 """A purge that has deleted something stops when fewer seconds than this are left of its call."""
 
 

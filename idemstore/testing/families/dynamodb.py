@@ -15,6 +15,8 @@ from idemstore.url import StoreUrl, parse_url
 
 ACCESS: Final = "idemstore"
 SECRET: Final = "idemstore"  # noqa: S105 - any will do
+TIMEOUT: Final = "timeout=30"
+"""DynamoDB Local answers a few hundred requests a second, all clients together, and scans 10 MB of them."""
 SECONDS: Final = {"lease_until": 1, "expires_at": 1, "retry_at": 1, "check_at": 1, "ttl_at": MICROSECONDS}
 """The times of an item, and by what a microsecond must be divided to be in the attribute's unit."""
 
@@ -93,7 +95,7 @@ class DynamoDBSubject:
     def __init__(self, name: str, server_url: str, *options: str) -> None:
         self.name = name
         self.table = f"test-{secrets.token_hex(6)}"
-        self.url = url_of(server_url, self.table, *options)
+        self.url = url_of(server_url, self.table, TIMEOUT, *options)
         self.client = connect(self.url)
         with idemstore.open(self.url) as store:
             store.migrate()
