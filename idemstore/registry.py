@@ -30,6 +30,12 @@ BUILT_IN: Final = {
     "rediss+sentinel": "idemstore.backends.redis:backend",
     "valkey": "idemstore.backends.redis:backend",
     "valkeys": "idemstore.backends.redis:backend",
+    "postgresql": "idemstore.backends.postgresql:backend",
+    "postgresql+asyncpg": "idemstore.backends.postgresql:backend",
+    "postgresql+psycopg": "idemstore.backends.postgresql:backend",
+    "postgres": "idemstore.backends.postgresql:backend",
+    "postgres+asyncpg": "idemstore.backends.postgresql:backend",
+    "postgres+psycopg": "idemstore.backends.postgresql:backend",
 }
 
 _registered: Final[dict[str, str]] = {}

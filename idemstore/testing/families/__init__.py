@@ -49,6 +49,11 @@ FAMILIES: Final[dict[str, Family]] = {
     "redis8": Family("redis", "redis8"),
     "redis-cluster": Family("redis", "redis-cluster", 50),
     "redis-sentinel": Family("redis", "redis-sentinel", 50),
+    "postgresql": Family("postgresql", "postgresql"),
+    "postgresql15": Family("postgresql", "postgresql15"),
+    "postgresql-psycopg": Family("postgresql", "postgresql", 50),
+    "postgresql15-psycopg": Family("postgresql", "postgresql15", 50),
+    "pgbouncer": Family("postgresql", "pgbouncer", 50),
 }
 
 
