@@ -13,6 +13,7 @@ Each topic is a class in a module of its own; every test gets a ``Lab``.
 """
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 import pytest
 
@@ -53,10 +54,15 @@ class StoreContract(
 ):
     """The whole contract."""
 
+    modes: ClassVar[tuple[Mode, ...]] = MODES
+    """The modes that the backend has."""
+
     @pytest.fixture(params=MODES)
     def mode(self, request: pytest.FixtureRequest) -> Mode:
         """Sync and async, through the same tests."""
         mode: Mode = request.param
+        if mode not in self.modes:
+            pytest.skip(f"the backend has no {mode} mode")
         return mode
 
     @pytest.fixture

@@ -50,9 +50,15 @@ def subject(server):
 
 
 @pytest.fixture(params=MODES)
-def lab(request, subject):
+def mode(request):
+    """Both modes."""
+    return request.param
+
+
+@pytest.fixture
+def lab(mode, subject):
     """A store in each mode."""
-    with Lab(subject, request.param) as made:
+    with Lab(subject, mode) as made:
         yield made
 
 
@@ -142,6 +148,35 @@ def test_unix_socket(lab, server):
     assert isinstance(store.claim(key), Claimed)
     assert lab.store.get(key) is None, "that is another database"
     assert store.forget(key)
+
+
+@pytest.mark.parametrize("name", ["redis", "valkey", "redis8"])
+def test_tls(mode, server_pool, name):
+    """Through TLS with the server's authority, by either name of the option; by redis://, without it, or with another
+    authority: one clear error each.
+    """
+    server = server_pool.get(name)
+    if "tls" not in server.endpoints:
+        pytest.skip(f"{name} was built without TLS")
+    url = server.endpoints["tls"]
+    bare, options = url.partition("?")[::2]
+    with Lab(RedisSubject(name, server.url), mode) as lab:
+        for good in (url, f"{bare}?ssl_{options}", f"{bare}?cert_reqs=none&check_hostname=0"):
+            assert isinstance(lab.open(f"{good}&prefix={lab.subject.prefix}").claim(lab.key()), Claimed)
+        with within(1):
+            error = raises(ConfigurationError, lab.open(f"{bare}?timeout=1").ping)
+        assert "ca_certs" in str(error)
+        plain = bare.replace("s://", "://", 1)
+        with within(1):
+            raises(StoreUnavailable, lab.open(f"{plain}?timeout=1").ping)
+        lab.subject.close()
+
+
+def test_tls_to_a_plain_server(lab, server):
+    """A handshake that nobody answers ends with the time-out."""
+    url = server.url.replace("redis://", "rediss://")
+    with within(0.5):
+        raises(StoreUnavailable, lab.open(f"{url}?timeout=0.5").ping)
 
 
 def test_wrong_database(lab, server):
