@@ -14,6 +14,7 @@ from idemstore.backends.postgresql.dialect import Arg, Call, Reply
 from idemstore.backends.postgresql.dialing import Host
 from idemstore.backends.postgresql.options import Target
 from idemstore.backends.postgresql.refusals import LOST, Refusal
+from idemstore.backends.postgresql.schema import Statement
 
 
 class _Statement(Protocol):
@@ -62,7 +63,7 @@ class AsyncpgLine:
     def __init__(self, connection: Connection, *, named: bool) -> None:
         self.used = time.monotonic()
         self._connection = connection
-        self._name = None if named else ""
+        self._prefix = "idemstore_" if named else ""
         self._statements: dict[str, _Statement] = {}
 
     async def say(self, call: Call, deadline: float) -> Reply | None:
@@ -74,8 +75,7 @@ class AsyncpgLine:
         try:
             statement = self._statements.get(call.statement.name)
             if statement is None:
-                statement = await self._connection.prepare(call.statement.sql, name=self._name, timeout=_left(deadline))
-                self._statements[call.statement.name] = statement
+                statement = await self._prepare(call.statement, deadline)
             return cells(await statement.fetch(*call.args, timeout=_left(deadline)))
         except TimeoutError:
             return None
@@ -83,6 +83,13 @@ class AsyncpgLine:
             return refusal(error)
         except BROKEN as error:
             return refusal(error)
+
+    async def _prepare(self, statement: Statement, deadline: float) -> _Statement:
+        """By its own name. asyncpg without a statement cache would prepare it without one, and again at every call."""
+        name = f"{self._prefix}{statement.name}" if self._prefix else ""
+        prepared = await self._connection.prepare(statement.sql, name=name, timeout=_left(deadline))
+        self._statements[statement.name] = prepared
+        return prepared
 
     def close(self) -> None:
         """End the connection, without waiting for the server."""

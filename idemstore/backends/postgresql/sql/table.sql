@@ -15,8 +15,7 @@ CREATE TABLE {table} (
     fingerprint bytea,
     result bytea,
     checkpoint bytea,
-    CONSTRAINT {primary_key} PRIMARY KEY (key),
-    CONSTRAINT {check} CHECK ({sound })
+    CONSTRAINT {primary_key} PRIMARY KEY (key)
 ) WITH (fillfactor = 70);
 -- Results are often compressed already; what is not costs more time in the server than it saves.
 ALTER TABLE {table} ALTER COLUMN result SET STORAGE EXTERNAL, ALTER COLUMN checkpoint SET STORAGE EXTERNAL;
