@@ -34,6 +34,12 @@ BUILT_IN: Final = {
     "dynamodb+http": "idemstore.backends.dynamodb:backend",
     "dynamodb+boto3": "idemstore.backends.dynamodb:backend",
     "dynamodb+aiobotocore": "idemstore.backends.dynamodb:backend",
+    "postgresql": "idemstore.backends.postgresql:backend",
+    "postgresql+asyncpg": "idemstore.backends.postgresql:backend",
+    "postgresql+psycopg": "idemstore.backends.postgresql:backend",
+    "postgres": "idemstore.backends.postgresql:backend",
+    "postgres+asyncpg": "idemstore.backends.postgresql:backend",
+    "postgres+psycopg": "idemstore.backends.postgresql:backend",
 }
 
 _registered: Final[dict[str, str]] = {}

@@ -58,6 +58,11 @@ FAMILIES: Final[dict[str, Family]] = {
     "redis-cluster": Family("redis", "redis-cluster", 50, "redis"),
     "redis-sentinel": Family("redis", "redis-sentinel", 50, "redis"),
     "dynamodb": Family("dynamodb", "dynamodb", 30, "boto3", resends=True, proxied=True),
+    "postgresql": Family("postgresql", "postgresql", package="psycopg", resends=True, proxied=True),
+    "postgresql15": Family("postgresql", "postgresql15", package="psycopg", resends=True, proxied=True),
+    "postgresql-psycopg": Family("postgresql", "postgresql", 50, "psycopg", resends=True, proxied=True),
+    "postgresql15-psycopg": Family("postgresql", "postgresql15", 50, "psycopg"),
+    "pgbouncer": Family("postgresql", "pgbouncer", 50, "psycopg"),
 }
 
 

@@ -1,0 +1,194 @@
+"""What idemstore costs on PostgreSQL, in units of what the same client needs without it, in the same run.
+
+    python benchmarks/postgresql_floor.py [--url postgresql://user@host/db] [--rounds 3000] [--async-commit]
+
+*write*: claim + complete of a new key, against an INSERT and an UPDATE of one row by primary key.
+*read*: a replay, against a SELECT of one row by primary key. *busy*: a claim of a running key, against the same SELECT.
+One client, one connection each, prepared statements on both sides, bare and idemstore calls in turn; medians. Without
+``--url`` it starts the servers of the test harness.
+"""
+
+import argparse
+import asyncio
+import os
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import asyncpg
+import psycopg
+
+import idemstore
+from idemstore.testing import servers
+
+RESULT = os.urandom(200)
+KEY = "tenant-7:order-4711"
+BARE = "floor_bare"
+INSERT = f"INSERT INTO {BARE} (key, state) VALUES ({{}}, 1)"
+UPDATE = f"UPDATE {BARE} SET state = 2, result = {{}} WHERE key = {{}}"
+SELECT = f"SELECT state, result FROM {BARE} WHERE key = {{}}"
+
+Call = Callable[[str], Awaitable[object]]
+SyncCall = Callable[[str], object]
+Times = dict[str, list[float]]
+
+
+def prepare(url: str) -> None:
+    """A bare table beside ours."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"DROP TABLE IF EXISTS {BARE}")
+        connection.execute(f'CREATE TABLE {BARE} (key text COLLATE "C" PRIMARY KEY, state smallint, result bytea)')
+        connection.execute(INSERT.format("%s"), (KEY,))
+        connection.execute(UPDATE.format("%s", "%s"), (RESULT, KEY))
+    with idemstore.open(f"{url}?table=floor") as store:
+        store.migrate()
+        store.forget(KEY)
+        store.forget("running")
+        claim = store.claim(KEY, retention=None)
+        assert isinstance(claim, idemstore.Claimed)
+        store.complete(KEY, claim.token, RESULT, retention=None)
+        store.claim("running", lease=86400)
+
+
+def clock(times: Times, name: str, began: float) -> None:
+    """Note one measurement."""
+    times.setdefault(name, []).append(time.perf_counter() - began)
+
+
+def sync_times(url: str, rounds: int) -> Times:
+    """The psycopg driver, sync."""
+    times: Times = {}
+    with idemstore.open(f"{url}?table=floor") as store, psycopg.connect(url, autocommit=True) as bare:
+        bare.prepare_threshold = 0
+
+        def bare_write(key: str) -> None:
+            bare.execute(INSERT.format("%s"), (key,))
+            bare.execute(UPDATE.format("%s", "%s"), (RESULT, key))
+
+        def write(key: str) -> None:
+            claim = store.claim(key)
+            assert isinstance(claim, idemstore.Claimed)
+            store.complete(key, claim.token, RESULT)
+
+        calls: dict[str, SyncCall] = {
+            "bare write": bare_write,
+            "write": write,
+            "bare read": lambda key: bare.execute(SELECT.format("%s"), (KEY,), binary=True).fetchone(),
+            "read": lambda key: store.claim(KEY),
+            "busy": lambda key: store.claim("running"),
+        }
+        for turn in range(rounds):
+            key = f"{os.getpid()}-{time.monotonic_ns()}-{turn}"
+            for name, call in calls.items():
+                began = time.perf_counter()
+                call(key)
+                clock(times, name, began)
+    return times
+
+
+async def async_times(store: idemstore.AsyncStore, insert: Call, update: Call, select: Call, rounds: int) -> Times:
+    """An async driver."""
+    times: Times = {}
+
+    async def bare_write(key: str) -> None:
+        await insert(key)
+        await update(key)
+
+    async def write(key: str) -> None:
+        claim = await store.claim(key)
+        assert isinstance(claim, idemstore.Claimed)
+        await store.complete(key, claim.token, RESULT)
+
+    calls: dict[str, Call] = {
+        "bare write": bare_write,
+        "write": write,
+        "bare read": select,
+        "read": lambda key: store.claim(KEY),
+        "busy": lambda key: store.claim("running"),
+    }
+    for turn in range(rounds):
+        key = f"{os.getpid()}-{time.monotonic_ns()}-{turn}"
+        for name, call in calls.items():
+            began = time.perf_counter()
+            await call(key)
+            clock(times, name, began)
+    return times
+
+
+async def asyncpg_times(url: str, rounds: int) -> Times:
+    """The asyncpg driver."""
+    bare = await asyncpg.connect(url)
+    try:
+        async with idemstore.open_async(f"{url}?table=floor") as store:
+            return await async_times(
+                store,
+                lambda key: bare.fetch(INSERT.format("$1"), key),
+                lambda key: bare.fetch(UPDATE.format("$1", "$2"), RESULT, key),
+                lambda key: bare.fetchrow(SELECT.format("$1"), KEY),
+                rounds,
+            )
+    finally:
+        await bare.close()
+
+
+async def psycopg_times(url: str, rounds: int) -> Times:
+    """The psycopg driver, async."""
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as bare:
+        bare.prepare_threshold = 0
+
+        async def select(key: str) -> object:
+            cursor = await bare.execute(SELECT.format("%s"), (KEY,), binary=True)
+            return await cursor.fetchone()
+
+        address = url.replace("postgresql://", "postgresql+psycopg://")
+        async with idemstore.open_async(f"{address}?table=floor") as store:
+            return await async_times(
+                store,
+                lambda key: bare.execute(INSERT.format("%s"), (key,)),
+                lambda key: bare.execute(UPDATE.format("%s", "%s"), (RESULT, key)),
+                select,
+                rounds,
+            )
+
+
+def report(name: str, times: Times) -> None:
+    """Medians in microseconds, and the ratios."""
+    middle = {what: statistics.median(found[len(found) // 10 :]) * 1e6 for what, found in times.items()}
+    print(
+        f"{name:24}"
+        f" write {middle['write']:7.0f} / {middle['bare write']:7.0f} us = {middle['write'] / middle['bare write']:.2f}"
+        f"   read {middle['read']:6.0f} / {middle['bare read']:6.0f} us = {middle['read'] / middle['bare read']:.2f}"
+        f"   busy {middle['busy']:6.0f} us = {middle['busy'] / middle['bare read']:.2f}"
+    )
+
+
+@contextmanager
+def addresses(url: str | None, names: list[str], async_commit: bool) -> Iterator[dict[str, str]]:
+    """The servers to measure."""
+    settings = {"synchronous_commit": "off"} if async_commit else {}
+    with ExitStack() as stack:
+        if url is not None:
+            yield {"the given server": url}
+            return
+        yield {name: stack.enter_context(servers.start(name, settings=settings)).url for name in names}
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--url", help="a database in which tables may be made")
+    parser.add_argument("--servers", nargs="*", default=["postgresql15", "postgresql"])
+    parser.add_argument("--rounds", type=int, default=3000)
+    parser.add_argument("--async-commit", action="store_true", help="synchronous_commit = off: no disk in the figures")
+    options = parser.parse_args()
+    with addresses(options.url, options.servers, options.async_commit) as found:
+        for name, url in found.items():
+            prepare(url)
+            report(f"{name} psycopg", sync_times(url, options.rounds))
+            report(f"{name} asyncpg", asyncio.run(asyncpg_times(url, options.rounds)))
+            report(f"{name} psycopg async", asyncio.run(psycopg_times(url, options.rounds)))
+
+
+if __name__ == "__main__":
+    main()

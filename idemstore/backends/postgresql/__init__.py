@@ -1,0 +1,97 @@
+"""PostgreSQL 12 and newer, by asyncpg or psycopg 3.
+
+    postgresql://[user:password@]host[:port][,host[:port]...]/database     postgres:// means the same
+    postgresql+asyncpg://...    async only; what open_async takes by default
+    postgresql+psycopg://...    sync and async; what open takes by default
+
+One record is one row, every operation one call of a function and one round trip; see docs/postgresql.md for what that
+guarantees. The functions are installed by ``store.migrate()``, ``idemstore migrate URL`` or ``?migrate=1``.
+"""
+
+from typing import TYPE_CHECKING, Final
+
+from idemstore.backends.postgresql.dialect import Call, PostgresqlDialect, Reply
+from idemstore.backends.postgresql.options import read_target
+from idemstore.backends.postgresql.schema import Schema
+from idemstore.errors import UnsupportedMode
+from idemstore.registry import need
+from idemstore.store import Store
+from idemstore.url import StoreUrl
+
+if TYPE_CHECKING:
+    from idemstore.async_store import AsyncStore
+    from idemstore.backends.postgresql.options import Target
+    from idemstore.exchange import AsyncDriver, Driver
+
+EXTRA: Final = "postgresql"
+
+
+class PostgresqlBackend:
+    """Serves all PostgreSQL URLs. A client library is imported when a URL asks for it."""
+
+    def open(self, url: StoreUrl) -> Store:
+        """A sync store, on psycopg."""
+        if url.driver == "asyncpg":
+            raise UnsupportedMode(
+                "asyncpg has no sync form: open 'postgresql+psycopg://' (or 'postgresql://'), or use open_async"
+            )
+        target, schema = read_target(url)
+        need("psycopg", EXTRA)
+        from idemstore.backends.postgresql.joined import join
+        from idemstore.backends.postgresql.migrating import MigratingDriver
+        from idemstore.backends.postgresql.psycopg import PsycopgDriver
+
+        dialect = _dialect(target, schema)
+
+        def connect() -> "Driver[Call, Reply]":
+            driver = PsycopgDriver(target, schema)
+            return MigratingDriver(driver, dialect) if target.options.migrate else driver
+
+        return Store(
+            dialect,
+            connect,
+            timeout=target.options.timeout,
+            name=target.name,
+            join=lambda connection: join(connection, target, schema),
+        )
+
+    def open_async(self, url: StoreUrl) -> "AsyncStore":
+        """An async store, on asyncpg unless the URL says psycopg."""
+        target, schema = read_target(url)
+        need("psycopg" if url.driver == "psycopg" else "asyncpg", EXTRA)
+        from idemstore.async_store import AsyncStore
+        from idemstore.backends.postgresql.joined import join_async
+        from idemstore.backends.postgresql.migrating import AsyncMigratingDriver
+
+        dialect = _dialect(target, schema)
+
+        def connect() -> "AsyncDriver[Call, Reply]":
+            driver = _async_driver(url.driver, target, schema)
+            return AsyncMigratingDriver(driver, dialect) if target.options.migrate else driver
+
+        return AsyncStore(
+            dialect,
+            connect,
+            timeout=target.options.timeout,
+            name=target.name,
+            join=lambda connection: join_async(connection, target, schema),
+        )
+
+
+def _dialect(target: "Target", schema: Schema) -> PostgresqlDialect:
+    """What both modes say."""
+    return PostgresqlDialect(schema, target.name, target.options.max_result)
+
+
+def _async_driver(name: str | None, target: "Target", schema: Schema) -> "AsyncDriver[Call, Reply]":
+    """The driver that the URL names."""
+    if name == "psycopg":
+        from idemstore.backends.postgresql.psycopg_async import AsyncPsycopgDriver
+
+        return AsyncPsycopgDriver(target, schema)
+    from idemstore.backends.postgresql.asyncpg import AsyncpgDriver
+
+    return AsyncpgDriver(target, schema)
+
+
+backend: Final = PostgresqlBackend()

@@ -1,0 +1,109 @@
+"""What both async drivers share: the pool, the hosts, and when a call is sent again. The client's lines do the rest."""
+
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Generic, Protocol, TypeVar
+
+from idemstore.backends.postgresql import dialing
+from idemstore.backends.postgresql.carry import carry_many_async
+from idemstore.backends.postgresql.dialect import Call, Reply
+from idemstore.backends.postgresql.dialing import Host, Hosts
+from idemstore.backends.postgresql.options import Target
+from idemstore.backends.postgresql.pool import AsyncPool, Line
+from idemstore.backends.postgresql.refusals import ATTEMPTS, Refusal, Remedy, remedy
+from idemstore.backends.postgresql.schema import Schema
+from idemstore.errors import IdemstoreError
+from idemstore.flows import AsyncSleepWatch
+
+
+class TalkingLine(Line, Protocol):
+    """A connection that carries calls, one at a time."""
+
+    async def say(self, call: Call, deadline: float) -> Reply | None:
+        """The reply; None where the time is up. Whoever stops waiting must close the line."""
+        ...
+
+
+L = TypeVar("L", bound=TalkingLine)
+
+
+class AsyncPooledDriver(Generic[L]):
+    """Connections as they are needed, on the loop of the first call."""
+
+    def __init__(self, target: Target, schema: Schema) -> None:
+        self._target, self._schema = target, schema
+        self._hosts = Hosts(target)
+        self._pool: AsyncPool[L] = AsyncPool(target.options.pool, target.name, self._connect)
+
+    async def _reach(self, host: Host, deadline: float, timeout: float) -> L:
+        """A connection to one host, whose statements may take ``timeout`` seconds."""
+        raise NotImplementedError
+
+    async def execute(self, request: Call, timeout: float) -> Reply:
+        """Carry one call."""
+        return await self._call(time.monotonic() + timeout, timeout, request)
+
+    async def execute_many(self, requests: Sequence[Call], timeout: float) -> Sequence[Reply | IdemstoreError]:
+        """Carry many; see ``batches``."""
+        return await carry_many_async(requests, self._schema, partial(self._call, time.monotonic() + timeout, timeout))
+
+    async def _call(self, deadline: float, timeout: float, call: Call) -> Reply:
+        """Once, and again where the connection, not the call, was at fault."""
+        once = self._apart if call.statement.slow else self._once
+        reply = await once(deadline, timeout, call)
+        for _ in range(ATTEMPTS - 1):
+            if not isinstance(reply, Refusal) or remedy(reply) is Remedy.NONE:
+                break
+            reply = await once(deadline, timeout, call)
+        return reply
+
+    async def _once(self, deadline: float, timeout: float, call: Call) -> Reply:
+        """On a connection of the pool. One whose reply nobody waits for any more is never used again."""
+        line = await self._pool.take(deadline)
+        try:
+            reply = await line.say(call, deadline)
+        except BaseException:
+            self._pool.drop(line)
+            raise
+        if reply is None:
+            self._pool.drop(line)
+            raise dialing.late(self._target, timeout)
+        if isinstance(reply, Refusal) and remedy(reply) is Remedy.RECONNECT:
+            self._pool.drop(line, all_idle=True)
+        else:
+            self._pool.give(line)
+        return reply
+
+    async def _apart(self, deadline: float, timeout: float, call: Call) -> Reply:
+        """On a connection of its own, whose statements may take as long as this call."""
+        line = await self._connect(deadline, timeout)
+        try:
+            reply = await line.say(call, deadline)
+        finally:
+            line.close()
+        if reply is None:
+            raise dialing.late(self._target, timeout)
+        return reply
+
+    async def _connect(self, deadline: float, timeout: float | None = None) -> L:
+        """A connection to the first host that takes it."""
+        problem: IdemstoreError | None = None
+        for host, until in self._hosts.shares(deadline):
+            try:
+                line = await self._reach(host, until, timeout or self._target.options.timeout)
+            except IdemstoreError as error:
+                problem = dialing.telling(problem, error)
+            else:
+                self._hosts.answered(host)
+                return line
+        assert problem is not None, "there is at least one host"
+        raise problem
+
+    def watch(self, key: str) -> AsyncSleepWatch:
+        """Nobody notifies."""
+        return AsyncSleepWatch()
+
+    async def close(self) -> None:
+        """Close every connection; what is in use is closed when its call ends."""
+        self._pool.close()

@@ -1,0 +1,135 @@
+"""The async driver on psycopg 3 (its libpq wrapper). I/O only."""
+
+import asyncio
+import time
+
+from psycopg.conninfo import make_conninfo
+
+from idemstore.backends.postgresql import dialing
+from idemstore.backends.postgresql.async_driver import AsyncPooledDriver
+from idemstore.backends.postgresql.dialect import Call, Reply
+from idemstore.backends.postgresql.dialing import Host
+from idemstore.backends.postgresql.refusals import Refusal
+from idemstore.backends.postgresql.resolve import resolve_async
+from idemstore.backends.postgresql.wire import Line, Need, Talk, dial
+from idemstore.errors import IdemstoreError
+
+
+class AsyncLine:
+    """A line on an event loop, which calls back whenever the socket can be read."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._loop = asyncio.get_running_loop()
+        self._talk: Talk | None = None
+        self._reply: asyncio.Future[Reply | None] | None = None
+        self.used = line.used
+        self._writing = False
+        self._loop.add_reader(line.fd, self._readable)
+
+    async def say(self, call: Call, deadline: float) -> Reply | None:
+        """Say a call and wait for its reply; None where the time is up. Whoever stops waiting must close the line."""
+        self._talk = self._line.talk(call)
+        reply: asyncio.Future[Reply | None] = self._loop.create_future()
+        self._reply = reply
+        timer = self._loop.call_later(max(0.0, deadline - time.monotonic()), self._settle, None)
+        try:
+            self._go_on()
+            return await reply
+        finally:
+            timer.cancel()
+            self._talk = self._reply = None
+            self._write(False)
+
+    def _go_on(self) -> None:
+        """The next step of the conversation: called whenever the socket is ready for it."""
+        if self._talk is None:
+            return
+        try:
+            self._write(next(self._talk) is Need.WRITE)
+        except StopIteration as stop:
+            self._settle(stop.value)
+        except IdemstoreError as error:
+            self._settle(error)
+
+    def _settle(self, reply: Reply | IdemstoreError | None) -> None:
+        """Wake the caller, if it still waits."""
+        self._talk = None
+        if self._reply is None or self._reply.done():
+            return
+        if isinstance(reply, IdemstoreError):
+            self._reply.set_exception(reply)
+        else:
+            self._reply.set_result(reply)
+
+    def _readable(self) -> None:
+        """There is something to read: a reply, or the end of an idle connection."""
+        if self._talk is not None:
+            self._go_on()
+        elif not self._line.drain():
+            self._loop.remove_reader(self._line.fd)
+
+    def _write(self, wanted: bool) -> None:
+        """Whether to be called when there is room for more of a call."""
+        if wanted and not self._writing:
+            self._loop.add_writer(self._line.fd, self._go_on)
+        elif self._writing and not wanted:
+            self._loop.remove_writer(self._line.fd)
+        self._writing = wanted
+
+    def close(self) -> None:
+        """End the connection, without waiting for the server."""
+        self._loop.remove_reader(self._line.fd)
+        self._loop.remove_writer(self._line.fd)
+        self._line.close()
+
+
+class AsyncPsycopgDriver(AsyncPooledDriver[AsyncLine]):
+    """A pool of lines."""
+
+    async def _reach(self, host: Host, deadline: float, timeout: float) -> AsyncLine:
+        """A connection to one host, at whichever of its addresses."""
+        problem: IdemstoreError | None = None
+        for address, until in dialing.shares(await resolve_async(host.name, deadline), deadline):
+            words = dialing.conninfo(self._target, host, address, timeout)
+            try:
+                return AsyncLine(await self._dial(host, make_conninfo("", **words), until))
+            except IdemstoreError as error:
+                problem = dialing.telling(problem, error)
+        assert problem is not None, "there is at least one address"
+        raise problem
+
+    async def _dial(self, host: Host, conninfo: str, until: float) -> Line:
+        """A connection to one address."""
+        steps = dial(conninfo.encode(), named=not self._target.options.pgbouncer)
+        try:
+            async with asyncio.timeout(max(0.0, until - time.monotonic())):
+                while True:
+                    fd, need = next(steps)
+                    await _wait(fd, need)
+        except TimeoutError:
+            raise dialing.silent(self._target, host) from None
+        except StopIteration as stop:
+            line: Line | Refusal = stop.value
+        finally:
+            steps.close()
+        if isinstance(line, Refusal):
+            raise dialing.refused(self._target, line)
+        return line
+
+
+async def _wait(fd: int, need: Need) -> None:
+    """Until the socket is ready."""
+    loop = asyncio.get_running_loop()
+    ready = loop.create_future()
+
+    def settle() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    add, remove = (loop.add_reader, loop.remove_reader) if need is Need.READ else (loop.add_writer, loop.remove_writer)
+    add(fd, settle)
+    try:
+        await ready
+    finally:
+        remove(fd)
