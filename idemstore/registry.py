@@ -30,6 +30,10 @@ BUILT_IN: Final = {
     "rediss+sentinel": "idemstore.backends.redis:backend",
     "valkey": "idemstore.backends.redis:backend",
     "valkeys": "idemstore.backends.redis:backend",
+    "mongodb": "idemstore.backends.mongodb:backend",
+    "mongodb+srv": "idemstore.backends.mongodb:backend",
+    "mongodb+motor": "idemstore.backends.mongodb:backend",
+    "mongodb+srv+motor": "idemstore.backends.mongodb:backend",
 }
 
 _registered: Final[dict[str, str]] = {}

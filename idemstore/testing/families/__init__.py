@@ -49,6 +49,7 @@ FAMILIES: Final[dict[str, Family]] = {
     "redis8": Family("redis", "redis8"),
     "redis-cluster": Family("redis", "redis-cluster", 50),
     "redis-sentinel": Family("redis", "redis-sentinel", 50),
+    "mongodb": Family("mongodb", "mongodb", 50),
 }
 
 
