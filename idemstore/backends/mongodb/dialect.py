@@ -84,11 +84,11 @@ class MongoDialect:
 
     def complete(self, key: str, event: Complete) -> Settle:
         """One ``findAndModify``."""
-        return self._settle(key, pipelines.complete(event), event.token, _as_completed(event))
+        return self._settle(key, pipelines.complete(key, event), event.token, _as_completed(event))
 
     def fail(self, key: str, event: Fail) -> Settle:
         """One ``findAndModify``."""
-        return self._settle(key, pipelines.fail(event), event.token, _as_failed(event))
+        return self._settle(key, pipelines.fail(key, event), event.token, _as_failed(event))
 
     def renew(self, key: str, event: Renew) -> Settle:
         """One ``findAndModify``."""

@@ -7,8 +7,9 @@ byte for byte what it was, and MongoDB writes nothing, neither to the collection
 Two rules. Whatever a caller supplied stands under ``$literal``, so ``$`` and ``.`` in it mean nothing. And nothing is
 overwritten unless it has the shape of our documents (``SOUND``).
 
-Milliseconds by ``$$NOW``, which stands still within a command. MongoDB parses a pipeline for every command, so short
-is fast: documents have all fields always, and ends that never come are the greatest integer instead of null.
+Milliseconds by ``$$NOW``: the clock when the command began, before it came to the document. MongoDB parses a pipeline
+for every command, so short is fast: documents have all fields always, and an end that never comes is the greatest
+integer instead of null.
 """
 
 from typing import Final, TypeAlias
@@ -45,9 +46,9 @@ def _with_now(expression: Expression) -> Pipeline:
     return [{"$replaceWith": {"$let": {"vars": {"now": {"$toLong": "$$NOW"}}, "in": expression}}}]
 
 
-def _where(conditions: list[Expression], new: Expression) -> Pipeline:
-    """``new`` where all conditions hold, in this order, and the document is sound; else no change."""
-    return _with_now({"$cond": [{"$and": [*conditions, *SOUND]}, new, "$$ROOT"]})
+def _where(condition: Expression, new: Expression) -> Pipeline:
+    """``new`` where the condition holds and the document is sound; else no change."""
+    return _with_now({"$cond": [{"$and": [condition, *SOUND]}, new, "$$ROOT"]})
 
 
 SOUND: Final[list[Expression]] = [
@@ -90,11 +91,6 @@ def _tombstone(key: str, fence: Expression) -> Expression:
         "reclaim": {"$add": ["$$NOW", GRACE]},
     }
     return {"$mergeObjects": [literal(given), made]}
-
-
-def _owned_by(token: str) -> Expression:
-    """In flight under this token; both are compared in one go."""
-    return {"$eq": [["$state", "$token"], literal([IN_FLIGHT, token])]}
 
 
 def _ends(after: int | None) -> dict[str, Expression]:
@@ -164,26 +160,31 @@ def _claimed(key: str, event: Claim) -> Expression:
     return {"$mergeObjects": [literal(given), made]}
 
 
-def complete(event: Complete) -> Pipeline:
+def complete(key: str, event: Complete) -> Pipeline:
     """The owner's result, in place of its checkpoint."""
     kept = millis(event.retention)
-    return _finish(event.token, {"state": COMPLETED, "result": event.result, "checkpoint": None}, kept, kept)
+    given: dict[str, Expression] = {"state": COMPLETED, "result": event.result, "checkpoint": None}
+    return _finish(key, event.token, given, _after(kept), kept)
 
 
-def fail(event: Fail) -> Pipeline:
-    """The owner's failure; the checkpoint stays for the next attempt."""
+def fail(key: str, event: Fail) -> Pipeline:
+    """The owner's failure; the checkpoint stays for the next attempt.
+
+    Where it may run at once, ``until`` is the beginning of time: a claim that began before this failure, but comes to
+    the document after it, goes by a clock that is a little older.
+    """
     kept, retry = millis(event.retention), millis(event.retry_after)
     if retry is None:
-        return _finish(event.token, {"state": FAILED, "result": event.result}, kept, kept)
-    until = retry if kept is None else min(retry, kept)
-    return _finish(event.token, {"state": RETRYABLE, "result": event.result}, until, kept)
+        return _finish(key, event.token, {"state": FAILED, "result": event.result}, _after(kept), kept)
+    given: dict[str, Expression] = {"state": RETRYABLE, "result": event.result}
+    until: Expression = _after(retry if kept is None else min(retry, kept)) if retry else 0
+    return _finish(key, event.token, given, until, kept)
 
 
-def _finish(token: str, given: dict[str, Expression], until: int | None, kept: int | None) -> Pipeline:
-    """End an execution that is owned and not over."""
-    made: dict[str, Expression] = {"changed_at": NOW, "until": _after(until), **_ends(kept)}
-    new: Expression = {"$mergeObjects": ["$$ROOT", literal(given), made]}
-    return _where([_owned_by(token), {"$gt": ["$expires_at", NOW]}], new)
+def _finish(key: str, token: str, given: dict[str, Expression], until: Expression, kept: int | None) -> Pipeline:
+    """End an execution."""
+    made: dict[str, Expression] = {"changed_at": NOW, "until": until, **_ends(kept)}
+    return _settle(key, token, {"$mergeObjects": ["$$ROOT", literal(given), made]})
 
 
 def renew(key: str, event: Renew) -> Pipeline:
@@ -198,19 +199,22 @@ def renew(key: str, event: Renew) -> Pipeline:
         "reclaim": {"$cond": [ever, None, {"$toDate": end}]},
     }
     given: list[Expression] = [] if event.checkpoint is None else [literal({"checkpoint": event.checkpoint})]
-    return _unless_over(key, event.token, {"$mergeObjects": ["$$ROOT", *given, made]})
+    return _settle(key, event.token, {"$mergeObjects": ["$$ROOT", *given, made]})
 
 
 def release(key: str, token: str) -> Pipeline:
     """The owner's record becomes a tombstone."""
-    return _where([{"$or": [_EXPIRED, _owned_by(token)]}], _tombstone(key, "$fence"))
+    return _settle(key, token, None)
 
 
-def _unless_over(key: str, token: str, new: Expression) -> Pipeline:
-    """``new`` for the owner. A record that is over counts as absent and becomes a tombstone, by which the answer can be
-    told from one that lives.
+def _settle(key: str, token: str, new: Expression) -> Pipeline:
+    """``new`` (None: a tombstone) for the owner. What is over counts as absent and becomes a tombstone, by which the
+    answer shows it.
     """
-    return _where([{"$or": [_EXPIRED, _owned_by(token)]}], {"$cond": [_EXPIRED, _tombstone(key, "$fence"), new]})
+    tombstone = _tombstone(key, "$fence")
+    after: Expression = tombstone if new is None else {"$cond": [_EXPIRED, tombstone, new]}
+    owned: Expression = {"$eq": [["$state", "$token"], literal([IN_FLIGHT, token])]}
+    return _where({"$or": [_EXPIRED, owned]}, after)
 
 
 def forget(key: str) -> Pipeline:

@@ -96,7 +96,7 @@ class Stored(NamedTuple):
             fingerprint=self.fingerprint or None,
             lease_until=None if finished else self.until * MILLISECOND,
             expires_at=None if self.expires_at == NEVER else self.expires_at * MILLISECOND,
-            retry_at=self.until * MILLISECOND if self.state == RETRYABLE else None,
+            retry_at=max(self.until, self.changed_at) * MILLISECOND if self.state == RETRYABLE else None,
             result=self.result if finished else None,
             checkpoint=self.checkpoint,
         )
