@@ -1,8 +1,13 @@
 """``StoreContract``: what every backend must keep, in both modes. Subclass it and give it a ``subject`` fixture::
 
+    @pytest.fixture(scope="module")
+    def subject():
+        subject = MySubject()
+        yield subject
+        subject.close()
+
     class TestMyBackend(StoreContract):
-        @pytest.fixture(scope="module")
-        def subject(self): ...
+        pass
 
 Each topic is a class in a module of its own; every test gets a ``Lab``.
 """

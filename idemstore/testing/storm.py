@@ -137,12 +137,13 @@ def processes(url: str, mode: str, keys: Sequence[str], clients: int) -> dict[st
     return dict(counts)
 
 
-def _claim_all(url: str, mode: str, keys: Sequence[str], gate: int) -> list[str]:
-    """One client process: connect, wait for the others, claim; the keys that were granted."""
+def _claim_all(url: str, mode: str, keys: Sequence[str], ready: int, gate: int) -> list[str]:
+    """One client process: connect, say so, wait for the others, claim; the keys that were granted."""
     with LoopThread() if mode == "async" else nullcontext() as thread:
         store: Client = idemstore.open(url) if thread is None else BlockingStore(idemstore.open_async(url), thread)
         with store:
             store.ping()
+            os.write(ready, b".")
             os.read(gate, 1)
             return [key for key in keys if isinstance(store.claim(key), Claimed)]
 
@@ -150,15 +151,20 @@ def _claim_all(url: str, mode: str, keys: Sequence[str], gate: int) -> list[str]
 def _fork(url: str, mode: str, clients: int, keys: Sequence[str]) -> int:
     """Fork the clients, open the gate, wait for all of them; how many failed."""
     gate, opener = os.pipe()
+    readers, ready = os.pipe()
     children = []
     for _ in range(clients):
         child = os.fork()
         if child == 0:
             os.close(opener)
-            granted = _claim_all(url, mode, keys, gate)
+            granted = _claim_all(url, mode, keys, ready, gate)
             os.write(1, "".join(f"{key}\n" for key in granted).encode())
             os._exit(0)
         children.append(child)
+    os.close(ready)
+    up = 0
+    while up < clients and (dots := os.read(readers, clients)):
+        up += len(dots)
     os.close(opener)
     return sum(os.waitpid(child, 0)[1] != 0 for child in children)
 

@@ -42,6 +42,10 @@ class MongoSubject:
         from pymongo import MongoClient, WriteConcern
 
         self.name = name
+        if "directConnection" not in server:
+            server += (
+                "&directConnection=true"  # or PyMongo would go past a proxy, to the address the server knows itself by
+            )
         motor = "mongodb+motor" if name.endswith("motor") else "mongodb"
         self.url = f"{server.replace('mongodb', motor, 1)}&collection={collection}&timeout={timeout}"
         with idemstore.open(self.url.replace("+motor", "")) as store:
