@@ -19,7 +19,7 @@ from idemstore.backends.mongodb import errors
 from idemstore.backends.mongodb.clock import HeartbeatClock
 from idemstore.backends.mongodb.dialect import Command, Reply
 from idemstore.backends.mongodb.options import Settings
-from idemstore.backends.mongodb.wire import CODEC, Session, late, prepared
+from idemstore.backends.mongodb.wire import CLOSING, CODEC, Session, late, prepared
 from idemstore.errors import IdemstoreError, InvalidInput, StoreTimeout
 from idemstore.flows import AsyncSleepWatch
 
@@ -108,7 +108,8 @@ class AsyncMongoDriver:
     async def close(self) -> None:
         """Close the client, unless it is the caller's."""
         if self._close is not None:
-            await self._close()
+            with pymongo.timeout(CLOSING):
+                await self._close()
 
 
 def connect(settings: Settings, database: str, collection: str) -> AsyncMongoDriver:

@@ -137,6 +137,4 @@ def _type(value: object) -> str:
         return known
     if isinstance(value, int) and kind is not bool:
         return "long"
-    if isinstance(value, bytes):
-        return "binData"
     return "date" if isinstance(value, datetime) else kind.__name__

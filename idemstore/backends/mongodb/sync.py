@@ -21,7 +21,7 @@ from idemstore.backends.mongodb import errors
 from idemstore.backends.mongodb.clock import HeartbeatClock
 from idemstore.backends.mongodb.dialect import Command, Reply
 from idemstore.backends.mongodb.options import Settings
-from idemstore.backends.mongodb.wire import CODEC, late, prepared
+from idemstore.backends.mongodb.wire import CLOSING, CODEC, late, prepared
 from idemstore.errors import IdemstoreError, InvalidInput
 from idemstore.flows import SleepWatch
 
@@ -107,7 +107,8 @@ class SyncDriver:
         if self._workers is not None:
             self._workers.shutdown()
         if self._session is None:
-            self._database.client.close()
+            with pymongo.timeout(CLOSING):
+                self._database.client.close()
 
 
 def connect(settings: Settings, database: str, collection: str) -> SyncDriver:

@@ -10,6 +10,9 @@ from idemstore.errors import StoreTimeout
 CODEC: Final[CodecOptions[dict[str, object]]] = CodecOptions(datetime_conversion=DatetimeConversion.DATETIME_AUTO)
 """A date that Python cannot hold, in a damaged document, is no reason to fail."""
 
+CLOSING: Final = 1.0
+"""Seconds that closing may take: PyMongo says good-bye to a server that may be gone."""
+
 CONCERNS: Final = ("writeConcern", "readConcern")
 
 

@@ -17,7 +17,7 @@ from idemstore.testing.servers import Server
 def make(name: str, server: Server | None, directory: Path) -> "MongoSubject":
     """A new collection."""
     assert server is not None, f"the subject {name} needs a server"
-    return MongoSubject(name, server.url, f"contract_{uuid.uuid4().hex[:12]}", 60 if server.emulation else 5)
+    return MongoSubject(name, server.url, f"contract_{uuid.uuid4().hex[:12]}")
 
 
 def _aged(seconds: float) -> list[dict[str, object]]:
@@ -36,18 +36,15 @@ class MongoSubject:
 
     shared = True
 
-    def __init__(self, name: str, server: str, collection: str, timeout: int) -> None:
-        """The emulation gets time: it looks through the whole collection for every document that it modifies."""
+    def __init__(self, name: str, server: str, collection: str) -> None:
         need("pymongo", "mongodb")
         from pymongo import MongoClient, WriteConcern
 
         self.name = name
-        if "directConnection" not in server:
-            server += (
-                "&directConnection=true"  # or PyMongo would go past a proxy, to the address the server knows itself by
-            )
+        if "directConnection" not in server:  # or PyMongo would go past a proxy, to where the server says it is
+            server += "&directConnection=true"
         motor = "mongodb+motor" if name.endswith("motor") else "mongodb"
-        self.url = f"{server.replace('mongodb', motor, 1)}&collection={collection}&timeout={timeout}"
+        self.url = f"{server.replace('mongodb', motor, 1)}&collection={collection}"
         with idemstore.open(self.url.replace("+motor", "")) as store:
             store.migrate()
         self._client: MongoClient[dict[str, object]] = MongoClient(server)
