@@ -40,6 +40,10 @@ BUILT_IN: Final = {
     "postgres": "idemstore.backends.postgresql:backend",
     "postgres+asyncpg": "idemstore.backends.postgresql:backend",
     "postgres+psycopg": "idemstore.backends.postgresql:backend",
+    "mongodb": "idemstore.backends.mongodb:backend",
+    "mongodb+srv": "idemstore.backends.mongodb:backend",
+    "mongodb+motor": "idemstore.backends.mongodb:backend",
+    "mongodb+srv+motor": "idemstore.backends.mongodb:backend",
 }
 
 _registered: Final[dict[str, str]] = {}
