@@ -161,7 +161,7 @@ def test_tls(mode, server_pool, name):
     url = server.endpoints["tls"]
     bare, options = url.partition("?")[::2]
     with Lab(RedisSubject(name, server.url), mode) as lab:
-        for good in (url, f"{bare}?ssl_{options}", f"{bare}?cert_reqs=none&check_hostname=0"):
+        for good in (url, url.replace("rediss:", "valkeys:"), f"{bare}?ssl_{options}", f"{bare}?cert_reqs=none"):
             assert isinstance(lab.open(f"{good}&prefix={lab.subject.prefix}").claim(lab.key()), Claimed)
         with within(1):
             error = raises(ConfigurationError, lab.open(f"{bare}?timeout=1").ping)

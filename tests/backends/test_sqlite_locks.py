@@ -11,7 +11,7 @@ import pytest
 
 import idemstore
 from idemstore.backends.sqlite.session import Session
-from idemstore.errors import CorruptRecord, StoreFull, StoreTimeout
+from idemstore.errors import CorruptRecord, StoreClosed, StoreFull, StoreMisbehaved, StoreTimeout
 from idemstore.outcomes import LEASE_LOST, MISMATCH, Abandoned, Claimed, Completed, Done, Failed, InFlight
 from idemstore.testing.contract_lab import Lab
 from idemstore.testing.families.sqlite import SqliteSubject
@@ -161,6 +161,21 @@ def test_deadline_is_kept_while_another_thread_is_stuck(subject, monkeypatch):
         assert isinstance(store.claim("b"), Claimed)
 
 
+def test_closed_while_a_call_waits_for_a_lock(subject):
+    """The call is told so, and does not open the file again."""
+    with Lab(subject, "sync") as lab:
+        store, quick = lab.open(f"{subject.url}?timeout=30"), lab.open(f"{subject.url}?timeout=0.2")
+        with held(subject):
+            later = lab.background(lambda: store.claim("k"))
+            with pytest.raises(StoreTimeout):
+                quick.claim("k")
+            assert later.running()
+            store.close()
+            with pytest.raises(StoreClosed):
+                later.result()
+        assert quick.get("k") is None
+
+
 def test_what_another_wrote_meanwhile_is_seen(subject, lab):
     """A claim that waited for the lock reads again once it has it: the key is somebody else's by then."""
     with held(subject) as other:
@@ -220,6 +235,17 @@ def test_item_that_sqlite_refuses(subject, lab):
     assert subject.exists("a")
     assert subject.exists("b")
     assert not subject.exists("bad")
+
+
+def test_trigger_that_ends_the_transaction(subject, lab):
+    """It takes the write lock away in the middle of a batch: nobody is told of a success, nothing is stored."""
+    subject.execute(
+        "CREATE TRIGGER no BEFORE INSERT ON idemstore WHEN new.key = 'bad' BEGIN SELECT RAISE(ROLLBACK, 'no'); END"
+    )
+    with pytest.raises(StoreMisbehaved, match="trigger"):
+        lab.store.claim_many(["a", "bad", "b"])
+    assert not subject.exists("a")
+    assert not subject.exists("b")
 
 
 # -- room -------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 
 import pytest
 
@@ -172,6 +173,11 @@ def test_clock_never_stands_still():
     engine = Engine()
     readings = [engine.clock() for _ in range(1000)]
     assert readings == sorted(set(readings))
+
+
+def test_clock_is_the_wall_clock():
+    """Microseconds since the epoch, as near as this process can tell, on a clock that nobody sets back."""
+    assert abs(idemstore.open("memory://").ping() - time.time() * 1e6) < 60e6
 
 
 def test_waiters_leave_nothing_behind():

@@ -349,14 +349,17 @@ def test_child_makes_a_driver_of_its_own():
         from idemstore.store import Store
         from idemstore.async_store import AsyncStore
         made = []
-        class Noting(MemoryDriver):
-            def __init__(self): super().__init__(Engine()); self.pid = os.getpid(); made.append(self)
+        class Finalized:
+            def __del__(self):
+                assert self.pid == os.getpid(), "the parent's driver was finalized"
+        class Noting(MemoryDriver, Finalized):
+            def __init__(self): super().__init__(Engine()); self.pid = os.getpid(); made.append(self.pid)
             def execute(self, request, timeout):
                 assert self.pid == os.getpid(), "the parent's driver was used"
                 return super().execute(request, timeout)
             def close(self): assert self.pid == os.getpid(), "the parent's driver was closed"
-        class AsyncNoting(AsyncMemoryDriver):
-            def __init__(self): super().__init__(Engine()); self.pid = os.getpid(); made.append(self)
+        class AsyncNoting(AsyncMemoryDriver, Finalized):
+            def __init__(self): super().__init__(Engine()); self.pid = os.getpid(); made.append(self.pid)
             async def execute(self, request, timeout):
                 assert self.pid == os.getpid(), "the parent's driver was used"
                 return await super().execute(request, timeout)

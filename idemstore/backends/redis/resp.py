@@ -26,7 +26,8 @@ def bulk(word: bytes) -> bytes:
 
 def pack_after(head: bytes, words: Iterable[bytes]) -> Chunks:
     """A command whose start is packed already, in as few chunks as can be."""
-    chunks, small = [], [head]
+    chunks: list[bytes] = []
+    small = [head]
     for word in words:
         size = len(word)
         if size < LARGE:

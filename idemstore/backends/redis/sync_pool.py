@@ -21,8 +21,8 @@ from idemstore.backends.redis.errors import CLIENT_ERRORS, fault
 from idemstore.backends.redis.faults import Failed, exhausted, final
 from idemstore.backends.redis.options import Address, Target
 
-
 PRECISION: Final = 0.01
+"""Seconds."""
 
 
 class Line(Protocol):
