@@ -155,6 +155,7 @@ def _claim_all(url: str, mode: str, keys: Sequence[str], ready: int, gate: int) 
 
 def _fork(url: str, mode: str, clients: int, keys: Sequence[str]) -> int:
     """Fork the clients, open the gate, wait for all of them; how many failed."""
+    (idemstore.open if mode == "sync" else idemstore.open_async)(url)  # load the client library once, not in each child
     gate, opener = os.pipe()
     readers, ready = os.pipe()
     children = []

@@ -238,6 +238,7 @@ def test_takeover_writes_on_the_version_that_was_read():
     params = seize.request.build(NOW)
     assert params["ConditionExpression"] == expressions.UNCHANGED
     assert params["ExpressionAttributeValues"][":seen_fence"] == lapsed["fence"]
+    assert params["ExpressionAttributeValues"][":late"] == number(NOW.late + 8)
     assert seize.parse(reply("")) == Claimed("mine", NOW.late + 8, 2, b"half")
 
 

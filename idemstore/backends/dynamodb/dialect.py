@@ -86,12 +86,11 @@ class DynamoDBDialect:
         checkpoint = seen.record.checkpoint if attempt > 1 else None
 
         def build(now: Reading) -> Params:
-            return expressions.seize(self.table, key, event, seen, attempt, now)[0]
+            return expressions.seize(self.table, key, event, seen, attempt, now)
 
         def parse(reply: Reply) -> ClaimOutcome | Ask[ClaimOutcome]:
             if reply.code == OK:
-                fence = max(seen.record.fence + 1, reply.reading.late)
-                return Claimed(event.token, fence, attempt, checkpoint)
+                return Claimed(event.token, expressions.next_fence(seen, reply.reading), attempt, checkpoint)
             return self._judge_claim(key, event, reply)
 
         return self._write(build, parse)

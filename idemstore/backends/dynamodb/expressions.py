@@ -64,13 +64,17 @@ def start(table: str, key: str, event: Claim, now: Reading) -> Params:
     return update(table, key, *_expression(event.fingerprint, values, fresh=True), FREE, values)
 
 
-def seize(table: str, key: str, event: Claim, seen: Stored, attempt: int, now: Reading) -> tuple[Params, int]:
-    """Claim a key whose record was read and may be claimed, if nothing has changed since; and the fence.
+def next_fence(seen: Stored, now: Reading) -> int:
+    """A fence outgrows the one before it even where the clock does not."""
+    return max(seen.record.fence + 1, now.late)
+
+
+def seize(table: str, key: str, event: Claim, seen: Stored, attempt: int, now: Reading) -> Params:
+    """Claim a key whose record was read and may be claimed, if nothing has changed since.
 
     A new attempt keeps checkpoint and fingerprint, a new life starts with neither.
     """
-    fence = max(seen.record.fence + 1, now.late)
-    values = _claimed(event, now, fence)
+    values = _claimed(event, now, next_fence(seen, now))
     values[":attempt"] = number(attempt)
     fresh = attempt == 1
     keeps = event.fingerprint if fresh or seen.record.fingerprint is None else seen.record.fingerprint
@@ -78,9 +82,9 @@ def seize(table: str, key: str, event: Claim, seen: Stored, attempt: int, now: R
     values[":seen_fence"] = number(seen.record.fence)
     values[":seen_ends"] = number(seen.ends)
     if seen.ends == 0:
-        return update(table, key, *expression, "fence = :seen_fence AND expires_at = :seen_ends", values), fence
+        return update(table, key, *expression, "fence = :seen_fence AND expires_at = :seen_ends", values)
     values[":seen_state"] = text(seen.record.state.value)
-    return update(table, key, *expression, UNCHANGED, values), fence
+    return update(table, key, *expression, UNCHANGED, values)
 
 
 def _claimed(event: Claim, now: Reading, fence: int) -> Values:
