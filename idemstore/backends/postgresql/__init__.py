@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from idemstore.backends.postgresql.dialect import Call, PostgresqlDialect, Reply
 from idemstore.backends.postgresql.options import read_target
 from idemstore.backends.postgresql.schema import Schema
-from idemstore.errors import UnsupportedMode
+from idemstore.errors import MissingPackage, UnsupportedMode
 from idemstore.registry import need
 from idemstore.store import Store
 from idemstore.url import StoreUrl
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from idemstore.exchange import AsyncDriver, Driver
 
 EXTRA: Final = "postgresql"
+OLDEST: Final = {"asyncpg": (0, 29), "psycopg": (3, 2)}
 
 
 class PostgresqlBackend:
@@ -36,7 +37,7 @@ class PostgresqlBackend:
                 "asyncpg has no sync form: open 'postgresql+psycopg://' (or 'postgresql://'), or use open_async"
             )
         target, schema = read_target(url)
-        need("psycopg", EXTRA)
+        _client("psycopg")
         from idemstore.backends.postgresql.joined import join
         from idemstore.backends.postgresql.migrating import MigratingDriver
         from idemstore.backends.postgresql.psycopg import PsycopgDriver
@@ -58,7 +59,7 @@ class PostgresqlBackend:
     def open_async(self, url: StoreUrl) -> "AsyncStore":
         """An async store, on asyncpg unless the URL says psycopg."""
         target, schema = read_target(url)
-        need("psycopg" if url.driver == "psycopg" else "asyncpg", EXTRA)
+        _client("psycopg" if url.driver == "psycopg" else "asyncpg")
         from idemstore.async_store import AsyncStore
         from idemstore.backends.postgresql.joined import join_async
         from idemstore.backends.postgresql.migrating import AsyncMigratingDriver
@@ -76,6 +77,20 @@ class PostgresqlBackend:
             name=target.name,
             join=lambda connection: join_async(connection, target, schema),
         )
+
+
+def _client(name: str) -> None:
+    """The client library, not too old; psycopg also needs libpq, which its extra ``binary`` brings."""
+    try:
+        module = need(name, EXTRA)
+    except MissingPackage:
+        raise
+    except ImportError as error:
+        raise MissingPackage(f"{name} cannot be imported ({error}): pip install 'idemstore[{EXTRA}]'") from error
+    version = tuple(int(part) for part in module.__version__.split(".")[:2])
+    if version < OLDEST[name]:
+        needed = ".".join(map(str, OLDEST[name]))
+        raise MissingPackage(f"{name} {module.__version__} is too old, {needed} is needed: pip install -U {name}")
 
 
 def _dialect(target: "Target", schema: Schema) -> PostgresqlDialect:

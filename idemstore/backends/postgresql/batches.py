@@ -8,7 +8,8 @@ the items are sent one by one, so that the error stays with its item.
 from collections.abc import Generator, Sequence
 from typing import Final, cast
 
-from idemstore.backends.postgresql.dialect import Call, Reply
+from idemstore.backends.postgresql import frames
+from idemstore.backends.postgresql.dialect import Arg, Call, Reply
 from idemstore.backends.postgresql.refusals import Refusal
 from idemstore.backends.postgresql.schema import Schema
 from idemstore.errors import IdemstoreError
@@ -44,12 +45,14 @@ def _group(
     if first.statement.name not in _STEPS:
         answers.update(dict.fromkeys(group, (yield first)))
         return
-    reply = yield Call(schema.many, _arrays([requests[index] for index in group]))
+    reply = yield Call(schema.many, _columns([requests[index] for index in group]))
     if isinstance(reply, Refusal) and reply.sqlstate.startswith(_ONE_ITEM):
         for index in group:
             answers[index] = yield requests[index]
-    elif isinstance(reply, list):
+    elif isinstance(reply, list) and len(reply) == len(group):
         answers.update((index, [cell]) for index, cell in zip(group, reply, strict=True))
+    elif isinstance(reply, list):
+        answers.update(dict.fromkeys(group, frames.misbehaved(None)))
     else:
         answers.update(dict.fromkeys(group, reply))
 
@@ -93,17 +96,6 @@ def _row(call: Call) -> Row:
     return call.statement.name, key, token, blob, one, two, flag
 
 
-def _arrays(
-    calls: Sequence[Call],
-) -> tuple[list[str], list[str], list[str], list[bytes | None], list[int | None], list[int | None], list[bool | None]]:
+def _columns(calls: Sequence[Call]) -> tuple[Arg, ...]:
     """The arguments of ``many``: one list per column."""
-    rows = [_row(call) for call in calls]
-    return (
-        [row[0] for row in rows],
-        [row[1] for row in rows],
-        [row[2] for row in rows],
-        [row[3] for row in rows],
-        [row[4] for row in rows],
-        [row[5] for row in rows],
-        [row[6] for row in rows],
-    )
+    return tuple(cast("Arg", list(column)) for column in zip(*map(_row, calls), strict=True))

@@ -13,7 +13,7 @@ LARGEST_VALUE: Final = 256 * 2**20
 """What one bytea, its copies in the server and the reply can hold with room to spare."""
 
 _SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
-_SESSIONS: Final = ("any", "read-write", "read-only", "primary", "standby", "prefer-standby")
+_SESSIONS: Final = ("any", "read-write", "read-only", "primary", "standby")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

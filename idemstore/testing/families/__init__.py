@@ -62,7 +62,7 @@ FAMILIES: Final[dict[str, Family]] = {
     "postgresql15": Family("postgresql", "postgresql15", package="psycopg", resends=True, proxied=True),
     "postgresql-psycopg": Family("postgresql", "postgresql", 50, "psycopg", resends=True, proxied=True),
     "postgresql15-psycopg": Family("postgresql", "postgresql15", 50, "psycopg"),
-    "pgbouncer": Family("postgresql", "pgbouncer", 50, "psycopg"),
+    "pgbouncer": Family("postgresql", "pgbouncer", 50, "psycopg", resends=True, proxied=True),
     "mongodb": Family("mongodb", "mongodb", 40, "pymongo", resends=True, proxied=True),
 }
 

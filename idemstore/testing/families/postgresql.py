@@ -1,16 +1,25 @@
 """The PostgreSQL family under test: a table of its own, aged and damaged by a connection of another kind."""
 
+import copy
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import psycopg
 
 import idemstore
 from idemstore.machine import MICROSECONDS
+from idemstore.testing.contract_lab import Mode
 from idemstore.testing.servers import Server
+
+DRIVERS: Final[Mapping[str, tuple[str, Mode]]] = {
+    "psycopg": ("postgresql+psycopg", "sync"),
+    "asyncpg": ("postgresql+asyncpg", "async"),
+    "psycopg-async": ("postgresql+psycopg", "async"),
+}
+"""Each driver's scheme and mode."""
 
 _numbers: Final = itertools.count(1)
 
@@ -46,6 +55,13 @@ class PostgresqlSubject:
         self.url = f"{scheme}{server.url.removeprefix('postgresql')}?table={self.table}{pooled}"
         with idemstore.open(self.url) as store:
             store.migrate()
+
+    def by(self, driver: str) -> tuple[Self, Mode]:
+        """The same table as one of ``DRIVERS`` sees it, and the mode of that driver."""
+        scheme, mode = DRIVERS[driver]
+        other = copy.copy(self)
+        other.url = f"{scheme}://{self.url.partition('://')[2]}"
+        return other, mode
 
     def connect(self) -> psycopg.Connection[tuple[object, ...]]:
         """A connection of another program."""
