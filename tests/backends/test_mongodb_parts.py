@@ -440,9 +440,9 @@ def test_another_keys_document_is_a_schema_error():
 
 
 def test_shape_is_one_rule_for_both_sides():
-    """The expression that the server matches is the one that decode uses, with what an upsert starts from."""
-    regex = pipelines.SOUND[0]["$regexMatch"]["regex"]
-    assert regex == f"^({record.SHAPE}|(_id:string )?)$"
+    """What the server matches is what decode matches; for a claim also what an upsert starts from."""
+    assert pipelines.SOUND[0]["$regexMatch"]["regex"] == f"^({record.SHAPE})$"
+    assert pipelines.SOUND_OR_NEW[0]["$regexMatch"]["regex"] == f"^({record.SHAPE}|(_id:string )?)$"
     assert record.shape_of(document()).startswith("_id:string state:string token:string")
 
 

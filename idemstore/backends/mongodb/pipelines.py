@@ -51,21 +51,25 @@ def _where(condition: Expression, new: Expression) -> Pipeline:
     return _with_now({"$cond": [{"$and": [condition, *SOUND]}, new, "$$ROOT"]})
 
 
-SOUND: Final[list[Expression]] = [
-    {
-        "$regexMatch": {
-            "input": {
-                "$reduce": {
-                    "input": {"$objectToArray": "$$ROOT"},
-                    "initialValue": "",
-                    "in": {"$concat": ["$$value", "$$this.k", ":", {"$type": "$$this.v"}, " "]},
-                }
-            },
-            "regex": f"^({SHAPE}|(_id:string )?)$",
+def _sound(shape: str) -> list[Expression]:
+    """The document has a shape, and a state that is known."""
+    types: Expression = {
+        "$reduce": {
+            "input": {"$objectToArray": "$$ROOT"},
+            "initialValue": "",
+            "in": {"$concat": ["$$value", "$$this.k", ":", {"$type": "$$this.v"}, " "]},
         }
-    },
-    {"$in": [{"$ifNull": ["$state", RELEASED]}, [*sorted(KNOWN)]]},
-]
+    }
+    return [
+        {"$regexMatch": {"input": types, "regex": f"^({shape})$"}},
+        {"$in": [{"$ifNull": ["$state", RELEASED]}, [*sorted(KNOWN)]]},
+    ]
+
+
+SOUND: Final = _sound(SHAPE)
+"""The document is one of ours."""
+
+SOUND_OR_NEW: Final = _sound(f"{SHAPE}|(_id:string )?")
 """The document is one of ours, or what an upsert starts from: nothing but the ``_id`` of its query."""
 
 _EXPIRED: Final[Expression] = {"$lte": ["$expires_at", NOW]}
@@ -132,7 +136,7 @@ def claim(key: str, event: Claim) -> Pipeline:
         free.append({"$ne": ["$$old.state", IN_FLIGHT]})
     if event.fingerprint is not None:
         free.append({"$in": ["$$old.fingerprint", literal([event.fingerprint, b""])]})
-    decided: Expression = {"$cond": [{"$and": [*free, *SOUND]}, _claimed(key, event), "$$ROOT"]}
+    decided: Expression = {"$cond": [{"$and": [*free, *SOUND_OR_NEW]}, _claimed(key, event), "$$ROOT"]}
     return _with_now({"$let": {"vars": {"old": old}, "in": decided}})
 
 

@@ -6,14 +6,14 @@ own work (``maxTimeMS``) and the reply.
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final
 
 import pymongo
 from bson.errors import BSONError
 from pymongo import MongoClient
-from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError, PyMongoError
 from pymongo.synchronous.client_session import ClientSession
 
@@ -21,7 +21,7 @@ from idemstore.backends.mongodb import errors
 from idemstore.backends.mongodb.clock import HeartbeatClock
 from idemstore.backends.mongodb.dialect import Command, Reply
 from idemstore.backends.mongodb.options import Settings
-from idemstore.backends.mongodb.wire import CLOSING, CODEC, late, prepared
+from idemstore.backends.mongodb.wire import CLOSING, CODEC, Session, late, prepared
 from idemstore.errors import IdemstoreError, InvalidInput
 from idemstore.flows import SleepWatch
 
@@ -29,18 +29,25 @@ WORKERS: Final = 16
 """Commands of one batch that are under way at once."""
 
 
+Send = Callable[[dict[str, object]], Mapping[str, object]]
+"""Carries one command there and its reply back; raises PyMongo's errors."""
+
+
 class SyncDriver:
     """One client, or the caller's session."""
 
     def __init__(
         self,
-        database: Database[dict[str, object]],
+        send: Send,
         where: str,
+        *,
+        close: Callable[[], None] | None = None,
         clock: HeartbeatClock | None = None,
-        session: ClientSession | None = None,
+        session: Session | None = None,
     ) -> None:
-        self._database = database
+        self._send = send
         self._where = where
+        self._close = close
         self._clock = clock
         self._session = session
         self._workers: ThreadPoolExecutor | None = None
@@ -65,7 +72,7 @@ class SyncDriver:
         """There and back."""
         session = self._session
         try:
-            body = self._database.command(prepared(request, session), codec_options=CODEC, session=session)
+            body = self._send(prepared(request, session))
         except DuplicateKeyError as error:
             if session is not None and session.in_transaction:
                 raise
@@ -106,15 +113,17 @@ class SyncDriver:
         """Close the client, unless it is the caller's."""
         if self._workers is not None:
             self._workers.shutdown()
-        if self._session is None:
+        if self._close is not None:
             with pymongo.timeout(CLOSING):
-                self._database.client.close()
+                self._close()
 
 
 def connect(settings: Settings, database: str, collection: str) -> SyncDriver:
     """A driver with a client of its own; nothing is sent yet."""
     clock = HeartbeatClock()
-    return SyncDriver(_client(settings, [clock])[database], f"{database}.{collection}", clock)
+    client = _client(settings, [clock])
+    send = partial(client[database].command, codec_options=CODEC)
+    return SyncDriver(send, f"{database}.{collection}", close=client.close, clock=clock)
 
 
 def join(session: object, database: str, collection: str) -> SyncDriver:
@@ -122,7 +131,8 @@ def join(session: object, database: str, collection: str) -> SyncDriver:
     if not isinstance(session, ClientSession):
         raise InvalidInput(f"store.on() takes a pymongo ClientSession, not {type(session).__name__}")
     client: MongoClient[dict[str, object]] = session.client
-    return SyncDriver(client[database], f"{database}.{collection}", session=session)
+    send = partial(client[database].command, codec_options=CODEC, session=session)
+    return SyncDriver(send, f"{database}.{collection}", session=session)
 
 
 def probe(settings: Settings) -> None:
