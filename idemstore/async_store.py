@@ -13,7 +13,7 @@ from idemstore.exchange import AsyncDriver, AsyncWatch, Dialect, Exchange, Snaps
 from idemstore.keys import KeyLike, redact
 from idemstore.machine import Release
 from idemstore.outcomes import ClaimOutcome, SettleOutcome
-from idemstore.store import DAY, LEASE, MAX_BATCH, MIGRATE_TIMEOUT, Ask, Completion, Face, parents
+from idemstore.store import DAY, LEASE, MAX_BATCH, MIGRATE_TIMEOUT, Ask, Completion, Face, Failure, Renewal, parents
 
 Q = TypeVar("Q")
 R = TypeVar("R")
@@ -166,6 +166,16 @@ class AsyncStore(Face):
     ) -> list[SettleOutcome | IdemstoreError]:
         """As ``Store.complete_many``."""
         return await self._ask_many(self._completions(items, retention))
+
+    async def fail_many(
+        self, items: Iterable[Failure], *, retention: Duration | None = DAY
+    ) -> list[SettleOutcome | IdemstoreError]:
+        """As ``Store.fail_many``."""
+        return await self._ask_many(self._failures(items, retention))
+
+    async def renew_many(self, items: Iterable[Renewal]) -> list[SettleOutcome | IdemstoreError]:
+        """As ``Store.renew_many``."""
+        return await self._ask_many(self._renewals(items))
 
     async def get(self, key: KeyLike) -> Snapshot | None:
         """As ``Store.get``."""

@@ -42,6 +42,24 @@ class Completion(NamedTuple):
     result: bytes
 
 
+class Failure(NamedTuple):
+    """One item of ``fail_many``; ``retry_after`` in seconds, None: final."""
+
+    key: KeyLike
+    token: str
+    result: bytes
+    retry_after: Duration | None = None
+
+
+class Renewal(NamedTuple):
+    """One item of ``renew_many``; ``lease`` in seconds."""
+
+    key: KeyLike
+    token: str
+    lease: Duration = LEASE
+    checkpoint: bytes | None = None
+
+
 class Face:
     """What both modes share: a dialect, its limits, and how arguments become exchanges."""
 
@@ -135,6 +153,20 @@ class Face:
         self, items: Iterable[Completion | tuple[KeyLike, str, bytes]], retention: Duration | None
     ) -> list[Ask[SettleOutcome] | IdemstoreError]:
         return [_item(partial(self._complete_one, key, token, result, retention)) for key, token, result in items]
+
+    def _fail_one(self, item: Failure, retention: Duration | None) -> Ask[SettleOutcome]:
+        return self._fail(self._key(item.key), item.token, item.result, retention, item.retry_after)
+
+    def _failures(
+        self, items: Iterable[Failure], retention: Duration | None
+    ) -> list[Ask[SettleOutcome] | IdemstoreError]:
+        return [_item(partial(self._fail_one, item, retention)) for item in items]
+
+    def _renew_one(self, item: Renewal) -> Ask[SettleOutcome]:
+        return self._renew(self._key(item.key), item.token, item.lease, item.checkpoint)
+
+    def _renewals(self, items: Iterable[Renewal]) -> list[Ask[SettleOutcome] | IdemstoreError]:
+        return [_item(partial(self._renew_one, item)) for item in items]
 
     def _left(self, deadline: float) -> float:
         """Seconds left of a call that takes more than one round trip."""
@@ -305,6 +337,16 @@ class Store(Face):
     ) -> list[SettleOutcome | IdemstoreError]:
         """Complete many ``(key, token, result)`` at once: one outcome or error for each, in order."""
         return self._ask_many(self._completions(items, retention))
+
+    def fail_many(
+        self, items: Iterable[Failure], *, retention: Duration | None = DAY
+    ) -> list[SettleOutcome | IdemstoreError]:
+        """Fail many at once: one outcome or error for each, in order."""
+        return self._ask_many(self._failures(items, retention))
+
+    def renew_many(self, items: Iterable[Renewal]) -> list[SettleOutcome | IdemstoreError]:
+        """Renew many leases at once: one outcome or error for each, in order."""
+        return self._ask_many(self._renewals(items))
 
     def get(self, key: KeyLike) -> Snapshot | None:
         """Look at a record without touching it; None where the key is absent. For people and tests, not to decide."""
