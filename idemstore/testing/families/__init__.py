@@ -1,0 +1,63 @@
+"""The families that this package tests, by the name of the subject: which module makes it, and on which server.
+
+Every family module has one factory::
+
+    def make(name: str, server: Server | None, directory: Path) -> Subject: ...
+
+``name`` is the name in ``FAMILIES`` (and becomes ``Subject.name``); ``server`` is the running server that the entry
+asks for, or None; ``directory`` is an empty directory of this subject alone, for files. ``make`` prepares what the
+family needs (``migrate``), uses a name space that no other subject shares (a table or key prefix in the URL, a file of
+its own), and ``Subject.close`` removes it. Modules are imported when a subject is made, never before, so an absent
+client library hurts its own family only.
+
+``Subject.age`` shifts lease, retention and retry time, and also whatever makes the server delete the record. It leaves
+the fence alone. On a key that is absent it does nothing.
+``Subject.damage`` raises ``NotImplementedError`` where no other program can reach the records (memory).
+"""
+
+import importlib
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final, NamedTuple, Protocol, cast
+
+from idemstore.testing.servers import Server
+from idemstore.testing.subject import Subject
+
+
+class Family(NamedTuple):
+    """One subject: the module (of this package) that makes it, and the server (of ``testing.servers``)."""
+
+    module: str
+    server: str | None = None
+    examples: int = 100
+    """How many examples of the Hypothesis model a run takes, per mode."""
+
+
+class Make(Protocol):
+    """The factory of a family module."""
+
+    def __call__(self, name: str, server: Server | None, directory: Path) -> Subject:
+        """Make a subject."""
+        ...
+
+
+FAMILIES: Final[dict[str, Family]] = {
+    "memory": Family("memory", examples=200),
+    "sqlite": Family("sqlite", examples=100),
+    "redis": Family("redis", "redis"),
+    "valkey": Family("redis", "valkey"),
+    "redis8": Family("redis", "redis8"),
+    "redis-cluster": Family("redis", "redis-cluster", 50),
+    "redis-sentinel": Family("redis", "redis-sentinel", 50),
+}
+
+
+def names() -> list[str]:
+    """The subjects whose family module is there."""
+    return [name for name, family in FAMILIES.items() if find_spec(f"{__name__}.{family.module}") is not None]
+
+
+def make(name: str, server: Server | None, directory: Path) -> Subject:
+    """A subject by name."""
+    module = importlib.import_module(f"{__name__}.{FAMILIES[name].module}")
+    return cast("Make", module.make)(name, server, directory)
