@@ -73,7 +73,7 @@ class AsyncGuard(GuardCore):
             await _to_the_end(self._give_back(key, stored, token))
             raise
         if not isinstance(outcome, Claimed):
-            return cast("T", self._answer(outcome, stored))
+            return cast("T", self.answer(outcome, stored))
         beat = Beat(key, token, self._lease, time.monotonic(), self._on_loss())
         return await self._run(AsyncOperation(self, key, stored, outcome, beat), fn)
 
@@ -165,7 +165,7 @@ class AsyncGuard(GuardCore):
 
     async def _complete(self, running: AsyncOperation, value: T) -> T:
         """As ``Guard._complete``."""
-        sealed = self._seal_value(value, running.stored)
+        sealed = self.seal_value(value, running.stored)
         assert running.beat is not None, "a protected operation has a lease"
         pauses = retries(running.beat.until)
         while True:
@@ -179,7 +179,7 @@ class AsyncGuard(GuardCore):
                     raise self._unknown(running, value, error) from error
                 await asyncio.sleep(pause)
             else:
-                return self._finished(running, answer, value, sealed.trouble)
+                return self.finished(running, answer, value, sealed.trouble)
 
     def idempotent(
         self, *, key: KeyOf, scope: ScopeOf = None, fingerprint: FingerprintOf = True

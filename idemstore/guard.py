@@ -135,7 +135,7 @@ def operation() -> Operation:
     return found
 
 
-class _Sealed(NamedTuple):
+class Sealed(NamedTuple):
     """A result ready to be stored, and what to raise once it is (None: nothing)."""
 
     data: bytes
@@ -188,7 +188,7 @@ class GuardCore:
         log.warning("running %s unprotected, the store is down: %s", redact(stored), error)
         return True
 
-    def _answer(self, outcome: ClaimOutcome, stored: str) -> object:
+    def answer(self, outcome: ClaimOutcome, stored: str) -> object:
         """What a caller gets who does not run the function: the stored value, or an error."""
         name = redact(stored)
         match outcome:
@@ -240,13 +240,13 @@ class GuardCore:
             return UndecodableResult(f"the failure stored under {redact(stored)} was not written by a guard")
         return ReplayedFailure(str(found.get("type")), str(found.get("message")))
 
-    def _seal_value(self, value: object, stored: str) -> _Sealed:
+    def seal_value(self, value: object, stored: str) -> Sealed:
         """The value as bytes. The work is done: where no codec can carry the value, a marker is stored instead."""
         context = stored.encode()
         try:
             data = self.codec.seal(VALUE + self.codec.encode(value), context)
             if len(data) <= self._limits.value_bytes:
-                return _Sealed(data, None)
+                return Sealed(data, None)
             reason = f"it takes {len(data)} bytes, the store's limit is {self._limits.value_bytes}"
             trouble = UncarriedResult(f"the result of {redact(stored)} is not kept: {reason}")
         except UncarriedResult as error:
@@ -256,14 +256,14 @@ class GuardCore:
             trouble = UncarriedResult(f"the result of {redact(stored)} is not kept: {reason}")
             trouble.__cause__ = error
         trouble.value = value
-        return _Sealed(self.codec.seal(UNCARRIED + reason[:MAX_MESSAGE].encode(errors="replace"), context), trouble)
+        return Sealed(self.codec.seal(UNCARRIED + reason[:MAX_MESSAGE].encode(errors="replace"), context), trouble)
 
     def _seal_failure(self, error: BaseException, stored: str) -> bytes:
         """A failure as bytes: type and message, nothing that could run."""
         body = {"type": type(error).__qualname__, "message": str(error)[:MAX_MESSAGE]}
         return self.codec.seal(FAILURE + json.dumps(body).encode(), stored.encode())
 
-    def _finished(self, running: BaseOperation, answer: SettleOutcome, value: T, trouble: UncarriedResult | None) -> T:
+    def finished(self, running: BaseOperation, answer: SettleOutcome, value: T, trouble: UncarriedResult | None) -> T:
         """What the caller gets once the completion was answered."""
         if isinstance(answer, LeaseLost):
             raise LeaseLostError(
@@ -344,7 +344,7 @@ class Guard(GuardCore):
             self._remember(stored, token)
             raise
         if not isinstance(outcome, Claimed):
-            return cast("T", self._answer(outcome, stored))
+            return cast("T", self.answer(outcome, stored))
         beat = Beat(key, token, self._lease, time.monotonic(), _ignore)
         return self._run(Operation(self, key, stored, outcome, beat), fn)
 
@@ -391,7 +391,7 @@ class Guard(GuardCore):
 
     def _complete(self, running: Operation, value: T) -> T:
         """Record the result, trying until the lease would be over."""
-        sealed = self._seal_value(value, running.stored)
+        sealed = self.seal_value(value, running.stored)
         assert running.beat is not None, "a protected operation has a lease"
         pauses = retries(running.beat.until)
         while True:
@@ -403,7 +403,7 @@ class Guard(GuardCore):
                     raise self._unknown(running, value, error) from error
                 time.sleep(pause)
             else:
-                return self._finished(running, answer, value, sealed.trouble)
+                return self.finished(running, answer, value, sealed.trouble)
 
     def idempotent(
         self, *, key: KeyOf, scope: ScopeOf = None, fingerprint: FingerprintOf = True
