@@ -1,53 +1,77 @@
 """``AsyncGuard``: ``Guard`` for coroutines.
 
-Cancellation: the function's own is recorded like any failure, a cancelled claim is given back, and a completion that
-has begun is carried to its end before the cancellation goes on. Only a coroutine that is closed from outside
-(``GeneratorExit``, a loop torn down) can tell the store nothing: its lease ends by itself.
+Cancellation: of the claim, and it is given back; of the function, and it is recorded like any failure; of the
+completion, and the completion is carried to its end before the cancellation goes on. Only a coroutine that is closed
+from outside (``GeneratorExit``, a loop torn down) can tell the store nothing: its lease ends by itself.
 """
 
 import asyncio
+import contextlib
+import contextvars
 import functools
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
 from typing import ParamSpec, Self, TypeVar, assert_never, cast
 
+from idemstore.async_insist import async_insist, outlast, to_the_end
+from idemstore.async_keepalive import async_keepalive
 from idemstore.async_store import AsyncStore
 from idemstore.binding import FingerprintOf, KeyOf, ScopeOf
-from idemstore.codec import Codec
-from idemstore.errors import ConfigurationError, IdemstoreError, LeaseLostError, StoreError, StoreUnavailable
-from idemstore.guard import BaseOperation, GuardCore, _current, _saved, log, retries
-from idemstore.keepalive import Beat, async_keepalive
+from idemstore.codec.base import Codec
+from idemstore.errors import IdemstoreError, LeaseLostError
+from idemstore.guard_core import DOWN, GuardCore, log
 from idemstore.keys import KeyLike, redact
-from idemstore.outcomes import Claimed, ClaimOutcome, LeaseLost
-from idemstore.policy import Keep, LeaseLoss, Policy, Release, Retry
+from idemstore.outcomes import DONE, Claimed, ClaimOutcome, SettleOutcome
+from idemstore.policy import Keep, LeaseLoss, Policy, Release, Retry, Verdict
+from idemstore.running import BaseOperation, current, find
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+Telling = Callable[[], Awaitable[SettleOutcome]]
 
 
 class AsyncOperation(BaseOperation):
     """The running operation of an async guard."""
 
-    def __init__(
-        self, guard: "AsyncGuard", key: KeyLike, stored: str, claimed: Claimed | None, beat: Beat | None
-    ) -> None:
-        super().__init__(guard, key, stored, claimed, beat)
-        self._store, self._lease = guard.store, guard.policy.lease
+    __slots__ = ("_guard", "cancelled", "task")
+
+    def __init__(self, guard: "AsyncGuard", key: KeyLike, stored: str, claimed: Claimed | None) -> None:
+        super().__init__(guard, key, stored, claimed, self._lost)
+        self._guard = guard
+        self.task: asyncio.Task[object] | None = None
+        """The task that runs the function, where the policy is to cancel it if the lease is lost."""
+        self.cancelled = False
+
+    def _lost(self) -> None:
+        """Told by the heartbeat that the lease is lost."""
+        if self.task is not None and self.live:
+            self.cancelled = self.task.cancel("idemstore: lease lost")
+
+    def obeyed(self) -> bool:
+        """Whether the cancellation that the task got was the heartbeat's alone; takes it back."""
+        if not self.cancelled or self.task is None:
+            return False
+        self.cancelled = False
+        return self.task.uncancel() == 0
 
     async def checkpoint(self, data: bytes) -> None:
         """As ``Operation.checkpoint``."""
-        if self.protected:
-            sent = time.monotonic()
-            _saved(self, sent, await self._store.renew(self.key, self.token, lease=self._lease, checkpoint=data))
+        beat = self._holds()
+        if beat is None:
+            return
+        guard, key, token = self._guard, self.key, self.token
+        sealed, sent = guard.envelope.checkpoint(data, self.stored), time.monotonic()
+        saved = await async_insist(
+            lambda: guard.store.renew(key, token, lease=guard.policy.lease, checkpoint=sealed), beat.until
+        )
+        self._saved(beat, sent, saved)
 
 
 def async_operation() -> AsyncOperation:
     """The operation that runs in this context, inside a coroutine function called by an ``AsyncGuard``."""
-    found = _current.get()
-    if not isinstance(found, AsyncOperation):
-        raise ConfigurationError("async_operation() is for functions that an AsyncGuard runs; none runs here")
-    return found
+    return find(AsyncOperation, "async_operation", "an AsyncGuard")
 
 
 class AsyncGuard(GuardCore):
@@ -55,29 +79,30 @@ class AsyncGuard(GuardCore):
 
     def __init__(self, store: AsyncStore, policy: Policy | None = None, codec: Codec[T] | None = None) -> None:
         """As ``Guard``."""
-        super().__init__(store, policy or Policy(), codec)
+        super().__init__(store, policy, codec)
         self.store = store
+        self.heartbeat = async_keepalive(store)
 
     async def call(self, key: KeyLike, fn: Callable[[], Awaitable[T]], *, fingerprint: bytes | None = None) -> T:
         """As ``Guard.call``; ``async_operation()`` gives attempt, fence and checkpoints."""
-        stored = self._enter(key)
-        token = self._token(stored)
+        stored = self.enter(key)
+        token = self.unsure.take(stored)
         try:
-            outcome = await self._claim(key, token, fingerprint)
-        except StoreUnavailable as error:
-            self._remember(stored, token)
-            if not self._unprotected(stored, error):
-                raise
-            return await self._run(AsyncOperation(self, key, stored, None, None), fn)
-        except asyncio.CancelledError:
-            await _to_the_end(self._give_back(key, stored, token))
+            outcome = await self._claim(key, stored, token, fingerprint)
+        except DOWN as error:
+            self.no_answer(stored, token, error)
+            return await self._run_unprotected(key, stored, token, fn)
+        except (IdemstoreError, GeneratorExit):
+            raise
+        except BaseException as interruption:
+            await self.give_back(key, stored, token, interruption)
             raise
         if not isinstance(outcome, Claimed):
             return cast("T", self.answer(outcome, stored))
-        beat = Beat(key, token, self._lease, time.monotonic(), self._on_loss())
-        return await self._run(AsyncOperation(self, key, stored, outcome, beat), fn)
+        operation = self.begin(key, stored, outcome)
+        return await self.complete(operation, await self.run(operation, fn))
 
-    async def _claim(self, key: KeyLike, token: str, fingerprint: bytes | None) -> ClaimOutcome:
+    async def _claim(self, key: KeyLike, stored: str, token: str, fingerprint: bytes | None) -> ClaimOutcome:
         """Claim as the policy says."""
         policy = self.policy
         return await self.store.claim(
@@ -87,99 +112,115 @@ class AsyncGuard(GuardCore):
             fingerprint=fingerprint,
             token=token,
             takeover=policy.takeover,
-            wait=policy.wait,
+            wait=self.wait(stored),
         )
 
-    async def _give_back(self, key: KeyLike, stored: str, token: str) -> None:
-        """A claim that was cancelled under way may have been applied: nobody is going to use it."""
-        try:
-            await self.store.release(key, token)
-        except IdemstoreError as error:
-            self._remember(stored, token)
-            log.warning("a cancelled claim of %s could not be given back: %s", redact(stored), error)
+    async def give_back(self, key: KeyLike, stored: str, token: str, why: BaseException) -> None:
+        """As ``Guard.give_back``."""
+        telling = self._telling(key, stored, token, Retry(), why)
 
-    def _on_loss(self) -> Callable[[], None]:
-        """What the heartbeat does when the lease is lost."""
-        task = asyncio.current_task()
-        if self.policy.lease_loss is LeaseLoss.FINISH or task is None:
-            return _ignore
-        return lambda: None if task.done() else _cancel(task)
+        async def tell() -> None:
+            try:
+                await telling()
+            except IdemstoreError as error:
+                self.unsure.remember(stored, token)
+                log.warning("the interrupted claim of %s could not be given back: %s", redact(stored), error)
 
-    async def _run(self, running: AsyncOperation, fn: Callable[[], Awaitable[T]]) -> T:
-        """Run the function under its claim."""
-        beating = async_keepalive(self.store) if running.beat is not None and self.policy.heartbeat else None
-        if beating is not None and running.beat is not None:
-            beating.add(running.beat)
-        outer = _current.set(running)
+        await outlast(tell)
+
+    def begin(self, key: KeyLike, stored: str, claimed: Claimed) -> AsyncOperation:
+        """The operation of a claim, with its heartbeat."""
+        operation = AsyncOperation(self, key, stored, claimed)
+        if self.policy.heartbeat and operation.beat is not None:
+            self.heartbeat.add(operation.beat)
+        return operation
+
+    def drop(self, operation: BaseOperation) -> None:
+        """End its heartbeat; may be repeated."""
+        if operation.beat is not None:
+            self.heartbeat.drop(operation.beat)
+
+    async def run(self, operation: AsyncOperation, fn: Callable[[], Awaitable[T]]) -> T:
+        """As ``Guard.run``."""
+        if self.policy.lease_loss is LeaseLoss.CANCEL:
+            operation.task = asyncio.current_task()
+        outer = current.set(operation)
         try:
             value = await fn()
-        except GeneratorExit:
-            raise
         except BaseException as error:
-            await self._failed(running, error)
+            await self._ended_by(operation, error)
             raise
         finally:
-            running.live = False
-            _current.reset(outer)
-            if beating is not None and running.beat is not None:
-                beating.drop(running.beat)
-        return await _to_the_end(self._complete(running, value)) if running.protected else value
+            operation.live = False
+            _leave(outer)
+        operation.obeyed()
+        return value
 
-    async def _failed(self, running: AsyncOperation, error: BaseException) -> None:
-        """Record a failure to the end; a cancellation by the heartbeat becomes ``LeaseLostError``."""
-        task = asyncio.current_task()
-        cancelled_by_loss = isinstance(error, asyncio.CancelledError) and running.lease_lost and task is not None
-        if (
-            cancelled_by_loss
-            and task is not None
-            and self.policy.lease_loss is LeaseLoss.CANCEL
-            and not task.uncancel()
-        ):
+    async def _ended_by(self, operation: AsyncOperation, error: BaseException) -> None:
+        """The function raised or was cancelled: record it."""
+        beat = operation.beat
+        if beat is None:
+            return
+        self.heartbeat.drop(beat)
+        if isinstance(error, GeneratorExit):
+            return  # closed from outside: nothing can be awaited any more
+        if operation.obeyed() and isinstance(error, asyncio.CancelledError):
             raise LeaseLostError(
-                f"somebody else has taken over {redact(running.stored)}: the function was cancelled half-way"
+                f"somebody else has taken over {redact(operation.stored)}: the function was cancelled half-way"
             ) from error
-        if running.protected:
-            await _to_the_end(self._fail(running, error))
+        verdict = self.policy.verdict(error, operation.attempt)
+        telling = self._telling(operation.key, operation.stored, operation.token, verdict, error)
+        until = beat.until if isinstance(verdict, Keep) else 0.0  # as in ``Guard._failed``
 
-    async def _fail(self, running: AsyncOperation, error: BaseException) -> None:
-        """As ``Guard._fail``."""
-        verdict = self.policy.verdict(error)
-        key, token, kept = running.key, running.token, self.policy.failure_retention
-        try:
-            match verdict:
-                case Release():
-                    answer = await self.store.release(key, token)
-                case Keep():
-                    data = self._seal_failure(error, running.stored)
-                    answer = await self.store.fail(key, token, data, retention=kept)
-                case Retry(after):
-                    data = self._seal_failure(error, running.stored)
-                    answer = await self.store.fail(key, token, data, retention=kept, retry_after=after)
-                case _:
-                    assert_never(verdict)
-        except IdemstoreError as trouble:
-            self._not_recorded(running, error, trouble)
-        else:
-            if isinstance(answer, LeaseLost):
-                self._not_recorded(running, error, "somebody else has taken the key over")
-
-    async def _complete(self, running: AsyncOperation, value: T) -> T:
-        """As ``Guard._complete``."""
-        sealed = self.seal_value(value, running.stored)
-        assert running.beat is not None, "a protected operation has a lease"
-        pauses = retries(running.beat.until)
-        while True:
+        async def tell() -> None:
             try:
-                answer = await self.store.complete(
-                    running.key, running.token, sealed.data, retention=self.policy.retention
-                )
-            except StoreError as error:
-                pause = next(pauses, None) if error.retryable else None
-                if pause is None:
-                    raise self._unknown(running, value, error) from error
-                await asyncio.sleep(pause)
-            else:
-                return self.finished(running, answer, value, sealed.trouble)
+                self.told_failure(operation, error, verdict, await async_insist(telling, until))
+            except IdemstoreError as trouble:
+                self.not_recorded(operation, error, trouble)
+
+        await to_the_end(tell)
+
+    def _telling(self, key: KeyLike, stored: str, token: str, verdict: Verdict, error: BaseException) -> Telling:
+        """As ``Guard._telling``."""
+        store, kept = self.store, self.policy.failure_retention
+        match verdict:
+            case Release():
+                return lambda: store.release(key, token)
+            case Keep():
+                data = self.envelope.failure(error, stored)
+                return lambda: store.fail(key, token, data, retention=kept)
+            case Retry(after):
+                data = self.envelope.failure(error, stored)
+                return lambda: store.fail(key, token, data, retention=kept, retry_after=after)
+            case _:
+                assert_never(verdict)
+
+    async def _run_unprotected(self, key: KeyLike, stored: str, token: str, fn: Callable[[], Awaitable[T]]) -> T:
+        """As ``Guard._run_unprotected``."""
+        try:
+            return await self.run(AsyncOperation(self, key, stored, None), fn)
+        except BaseException:
+            self.unsure.remember(stored, token)
+            raise
+
+    async def complete(self, operation: AsyncOperation, value: T) -> T:
+        """As ``Guard.complete``."""
+        beat = operation.beat
+        if beat is None:
+            return value
+        self.heartbeat.drop(beat)
+        data, trouble = self.envelope.value(value, operation.stored)
+        store, key, token, kept = self.store, operation.key, operation.token, self.policy.retention
+        until = beat.until
+
+        async def tell() -> SettleOutcome:
+            try:
+                return await async_insist(lambda: store.complete(key, token, data, retention=kept), until)
+            except IdemstoreError as error:
+                raise self.unknown(operation, value, error) from error
+
+        answer = await to_the_end(tell)
+        return value if answer is DONE and trouble is None else self.finished(operation, answer, value, trouble)
 
     def idempotent(
         self, *, key: KeyOf, scope: ScopeOf = None, fingerprint: FingerprintOf = True
@@ -187,7 +228,7 @@ class AsyncGuard(GuardCore):
         """As ``Guard.idempotent``, for ``async def``."""
 
         def decorate(fn: Callable[P, Coroutine[object, object, T]]) -> Callable[P, Coroutine[object, object, T]]:
-            binding = self._binding(fn, key, scope, fingerprint, "async")
+            binding = self.bind(fn, key, scope, fingerprint, "async")
 
             @functools.wraps(fn)
             async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -197,10 +238,6 @@ class AsyncGuard(GuardCore):
             return guarded
 
         return decorate
-
-    def close(self) -> None:
-        """As ``Guard.close``."""
-        self._closed = True
 
     async def __aenter__(self) -> Self:
         """The guard itself; leaving the block closes it."""
@@ -213,21 +250,7 @@ class AsyncGuard(GuardCore):
         self.close()
 
 
-async def _to_the_end(step: Coroutine[object, object, T]) -> T:
-    """Run a step that must not be cut short: a cancellation waits for it (it is bounded), then goes on."""
-    task = asyncio.ensure_future(step)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        if not task.done():
-            await asyncio.wait({task})
-        raise
-
-
-def _cancel(task: "asyncio.Task[object]") -> None:
-    """Cancel the task whose lease is lost."""
-    task.cancel("idemstore: lease lost")
-
-
-def _ignore() -> None:
-    """Let it finish."""
+def _leave(outer: "contextvars.Token[BaseOperation | None]") -> None:
+    """Leave the operation; a coroutine that is closed from another context has none to leave."""
+    with contextlib.suppress(ValueError):
+        current.reset(outer)

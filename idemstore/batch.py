@@ -1,106 +1,160 @@
-"""``Batch`` and ``AsyncBatch``: a guard for queue consumers. Many messages are claimed in one round trip, what is new
-runs, and results are recorded in batches.
+"""``Batch``: a guard for queue consumers. Many messages are claimed in one round trip, what is new runs, and results
+are recorded in batches.
 
-Between running and recording lies a window in which a crash repeats work; ``flush_every`` bounds it in operations.
-Where that window must be one operation wide, use ``Guard.call`` for each message instead.
+Between a function's return and its recording lies a window in which a crash repeats its work. ``flush_every`` and
+``flush_after`` bound it; where it must be as small as can be, use ``Guard.call`` for each message.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Final, Generic, TypeVar, cast
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
-from idemstore.async_guard import AsyncGuard, AsyncOperation
-from idemstore.errors import IdemstoreError, InvalidInput, ReplayedFailure, UncarriedResult
-from idemstore.guard import BaseOperation, Guard, Operation, Sealed
+from idemstore.batch_core import NEVER_RAN, Ask, Ran, Ready, Work, bounds
+from idemstore.batch_core import Item as Item
+from idemstore.checks import Duration
+from idemstore.errors import IdemstoreError
+from idemstore.guard import Guard
+from idemstore.guard_core import DOWN, log
+from idemstore.insist import last_try, pauses
 from idemstore.keys import KeyLike
-from idemstore.outcomes import Claimed, ClaimOutcome, Completed, SettleOutcome
-from idemstore.store import Completion
+from idemstore.outcomes import Claimed
+from idemstore.running import Operation
+from idemstore.store import Failure
 
 T = TypeVar("T")
 
-MAX_KEYS: Final = 10_000
-"""Keys that one ``map`` takes: their claims are held all at once."""
 
+class Batch:
+    """Runs a function once for each of many keys, one after the other. Nothing waits for executions elsewhere
+    (``Policy.wait`` plays no part): their messages come again.
+    """
 
-@dataclass(frozen=True, slots=True)
-class Item(Generic[T]):
-    """What became of one key: ``value``, run now or ``replayed``, or ``error``."""
+    def __init__(
+        self, guard: Guard, *, claim_at_once: int = 100, flush_every: int = 50, flush_after: Duration = 1.0
+    ) -> None:
+        """Results are recorded when there are ``flush_every``, or when the oldest is ``flush_after`` old as a function
+        returns. Leases are kept alive from the claim to the recording.
+        """
+        self._guard = guard
+        self._bounds = bounds(claim_at_once, flush_every, flush_after)
 
-    key: KeyLike
-    value: T | None = None
-    error: BaseException | None = None
-    replayed: bool = False
+    def map(
+        self,
+        keys: Sequence[KeyLike],
+        fn: Callable[[KeyLike], T],
+        *,
+        fingerprints: Sequence[bytes | None] | None = None,
+    ) -> list[Item[T]]:
+        """Run ``fn(key)`` for every key that has not run before: one ``Item`` for each key, in order.
 
-    @property
-    def done(self) -> bool:
-        """Whether its message can be acknowledged: it has a result, or failed for good. Else it must come again."""
-        return self.error is None or isinstance(self.error, UncarriedResult | ReplayedFailure)
-
-
-@dataclass(frozen=True, slots=True)
-class _Ran(Generic[T]):
-    """An operation that ran and is not recorded yet."""
-
-    index: int
-    running: BaseOperation
-    value: T
-    sealed: Sealed
-
-    @property
-    def completion(self) -> Completion:
-        """What records it."""
-        return Completion(self.running.key, self.running.token, self.sealed.data)
-
-
-class _Results(Generic[T]):
-    """What became of each key, filled in as it is known."""
-
-    def __init__(self, guard: Guard | AsyncGuard, keys: Sequence[KeyLike], flush_every: int) -> None:
-        if len(keys) > MAX_KEYS:
-            raise InvalidInput(f"map got {len(keys)} keys: give at most {MAX_KEYS} at once")
-        self._guard, self._keys, self._flush_every = guard, keys, flush_every
-        self._items: dict[int, Item[T]] = {}
-        self.ran: list[_Ran[T]] = []
-
-    def answered(self, index: int, outcome: ClaimOutcome | IdemstoreError, stored: str) -> None:
-        """A key that does not run: its replay or its error."""
-        key = self._keys[index]
-        try:
-            if isinstance(outcome, IdemstoreError):
-                raise outcome
-            value = cast("T", self._guard.answer(outcome, stored))
-            self._items[index] = Item(key, value, replayed=isinstance(outcome, Completed))
-        except IdemstoreError as error:
-            self._items[index] = Item(key, error=error, replayed=True)
-
-    def failed(self, index: int, error: Exception) -> None:
-        """A function that raised."""
-        self._items[index] = Item(self._keys[index], error=error)
-
-    def finished(self, index: int, running: BaseOperation, value: T) -> bool:
-        """A function that returned; True where it is time to record."""
-        self.ran.append(_Ran(index, running, value, self._guard.seal_value(value, running.stored)))
-        return len(self.ran) >= self._flush_every
-
-    def recorded(self, answers: Sequence[SettleOutcome | IdemstoreError]) -> list[_Ran[T]]:
-        """Note what recording came to; what must be tried again."""
-        again: list[_Ran[T]] = []
-        for ran, answer in zip(self.ran, answers, strict=True):
-            if isinstance(answer, IdemstoreError):
-                again.append(ran)
-                continue
+        An exception of ``fn`` stays with its item. An interruption (KeyboardInterrupt and whatever else is no
+        ``Exception``) goes on, after what has run is recorded and what has not is given back.
+        """
+        work = Work[T, Operation](self._guard, keys, fingerprints, self._bounds)
+        while asks := work.asks():
+            self._claim(work, asks)
             try:
-                value = self._guard.finished(ran.running, answer, ran.value, ran.sealed.trouble)
-                self._items[ran.index] = Item(self._keys[ran.index], value)
-            except IdemstoreError as error:
-                self._items[ran.index] = Item(self._keys[ran.index], ran.value, error)
-        self.ran = []
-        return again
+                while work.ready:
+                    self._run_next(work, fn)
+                    if work.due():
+                        self._flush(work)
+            finally:
+                try:
+                    self._flush(work)
+                finally:
+                    self._give_back(work)
+        return work.items()
 
-    def settled(self, ran: _Ran[T], error: IdemstoreError | None) -> None:
-        """One that was recorded by itself."""
-        self._items[ran.index] = Item(self._keys[ran.index], ran.value, error)
+    def _claim(self, work: Work[T, Operation], asks: Sequence[Ask]) -> None:
+        """Claim one round; what is ours is ready then, what is not has its answer."""
+        guard, policy = self._guard, self._guard.policy
+        try:
+            outcomes = guard.store.claim_many(
+                [ask.key for ask in asks],
+                fingerprints=[ask.fingerprint for ask in asks],
+                tokens=[ask.token for ask in asks],
+                lease=policy.lease,
+                retention=policy.retention,
+                takeover=policy.takeover,
+            )
+        except DOWN as error:
+            outcomes = [error] * len(asks)
+            if not work.proceeds(error):
+                work.refuse_rest(error)
+        except IdemstoreError:
+            raise
+        except BaseException as interruption:
+            self._tell_given_back([(ask.key, ask.stored, ask.token) for ask in asks], interruption)
+            raise  # what of this could not be told, its lease tells
+        for ask, outcome in zip(asks, outcomes, strict=True):
+            if isinstance(outcome, Claimed):
+                work.ready.append(Ready(ask.at, guard.begin(ask.key, ask.stored, outcome)))
+            elif not isinstance(outcome, IdemstoreError):
+                work.answered(ask, outcome)
+            elif work.refused(ask, outcome):
+                work.ready.append(Ready(ask.at, Operation(guard, ask.key, ask.stored, None)))
 
-    def all(self) -> list[Item[T]]:
-        """In the order of the keys."""
-        return [self._items[index] for index in range(len(self._keys))]
+    def _run_next(self, work: Work[T, Operation], fn: Callable[[KeyLike], T]) -> None:
+        """Run one operation; its error stays its own."""
+        index, running = work.ready.popleft()
+        try:
+            self._guard.check_begin(running)
+            value = self._guard.run(running, lambda: fn(running.key))
+        except Exception as error:  # noqa: BLE001 - an item's error is handed to the caller in its item
+            self._guard.drop(running)
+            work.raised(index, running, error)
+        else:
+            work.returned(index, running, value)
+
+    def _flush(self, work: Work[T, Operation]) -> None:
+        """Record what has run, trying until the last of its leases would be over."""
+        told, work.ran = work.ran, []
+        if not told:
+            return
+        for ran in told:
+            self._guard.drop(ran.running)
+        waiting = pauses(max(ran.until for ran in told))
+        try:
+            while told:
+                pause = next(waiting, None)
+                told = self._tell(work, told, last=pause is None)
+                if told and pause is not None:
+                    time.sleep(pause)
+        except BaseException as interruption:
+            last_try(lambda: self._tell(work, told, last=True), interruption)
+            raise
+
+    def _tell(self, work: Work[T, Operation], told: Sequence[Ran[T]], last: bool) -> list[Ran[T]]:
+        """Record once; what must be tried again."""
+        guard = self._guard
+        try:
+            answers = guard.store.complete_many([ran.completion for ran in told], retention=guard.policy.retention)
+        except IdemstoreError as error:
+            answers = [error] * len(told)
+        return work.recorded(told, answers, last)
+
+    def _give_back(self, work: Work[T, Operation]) -> None:
+        """What was claimed and has not run, because of an interruption: as if it had never been claimed. A checkpoint
+        of an earlier attempt stays; so what has one goes back as a failure to retry at once.
+        """
+        unused = work.unused()
+        for running in unused:
+            self._guard.drop(running)
+        fresh = [(running.key, running.token) for running in unused if running.attempt == 1]
+        try:
+            if fresh:
+                self._guard.store.release_many(fresh)
+        except IdemstoreError as error:
+            log.warning("%d claims that did not run could not be released: %s", len(fresh), error)
+        again = [(running.key, running.stored, running.token) for running in unused if running.attempt > 1]
+        self._tell_given_back(again, InterruptedError(NEVER_RAN))
+
+    def _tell_given_back(self, claims: Sequence[tuple[KeyLike, str, str]], why: BaseException) -> None:
+        """Claims that are not going to be used: each may be taken at once."""
+        guard = self._guard
+        failures = [Failure(key, token, guard.envelope.failure(why, stored), 0) for key, stored, token in claims]
+        try:
+            if failures:
+                guard.store.fail_many(failures, retention=guard.policy.failure_retention)
+        except IdemstoreError as error:
+            log.warning("%d claims that did not run could not be given back: %s", len(failures), error)

@@ -139,35 +139,37 @@ class StoreMisbehaved(StoreError):
 # -- guard: what a guarded call raises --------------------------------------------------------------------------------
 
 
-class UncarriedResult(IdemstoreError):
+class GuardError(IdemstoreError):
+    """A guarded call did not run its function, or cannot vouch for what became of it."""
+
+
+class UncarriedResult(GuardError):
     """The codec cannot carry the function's result. The work is done: the key is recorded as completed, the value is
-    not kept. ``value`` has it where the function ran in this call.
+    not kept. ``value`` has it where the function ran in this call; a replay raises this error without it.
     """
 
     value: object = None
 
 
-class UndecodableResult(IdemstoreError):
+class UndecodableResult(GuardError):
     """What is stored cannot be read back with this codec or these keys. It is never taken for absent."""
 
 
-class GuardError(IdemstoreError):
-    """A guarded call did not run its function, or cannot vouch for what became of it."""
-
-
 class OperationInFlight(GuardError):
-    """Somebody else runs the operation; try again in ``retry_after`` seconds."""
+    """Somebody else runs the operation; try again in ``retry_after`` seconds (its lease ends then, at the latest)."""
 
     retryable = True
     status = 409
 
-    def __init__(self, message: str, retry_after: float) -> None:
+    def __init__(self, message: str, retry_after: float = 0.0) -> None:
         super().__init__(message)
         self.retry_after = retry_after
 
 
 class RetryLater(OperationInFlight):
     """The operation failed and backs off; try again in ``retry_after`` seconds."""
+
+    status = 503
 
 
 class PayloadMismatch(GuardError):
@@ -183,7 +185,7 @@ class OperationAbandoned(GuardError):
 
     status = 409
 
-    def __init__(self, message: str, token: str, attempt: int, checkpoint: bytes | None) -> None:
+    def __init__(self, message: str, token: str = "", attempt: int = 0, checkpoint: bytes | None = None) -> None:
         super().__init__(message)
         self.token, self.attempt, self.checkpoint = token, attempt, checkpoint
 
@@ -192,13 +194,17 @@ class ReplayedFailure(GuardError):
     """The operation failed for good in an earlier call: ``type_name`` and ``message`` of its exception."""
 
     def __init__(self, type_name: str, message: str) -> None:
-        super().__init__(f"an earlier call failed with {type_name}: {message}")
+        super().__init__(type_name, message)
         self.type_name, self.message = type_name, message
+
+    def __str__(self) -> str:
+        """What the earlier call raised."""
+        return f"an earlier call failed with {self.type_name}: {self.message}"
 
 
 class LeaseLostError(GuardError):
-    """The function ran to its end, but somebody else had taken the key over: it may have run twice. ``value`` is what
-    the function returned; it is not stored.
+    """Somebody else has taken the key over, so the function may have run twice. ``value`` is what it returned, where it
+    ran to its end; that is not stored.
     """
 
     status = 409
@@ -222,6 +228,10 @@ class CompletionUnknown(GuardError):
 
 class NestedCall(GuardError):
     """A guarded call was made inside a guarded call of the same key: it would wait for itself."""
+
+
+class OperationEnded(GuardError):
+    """An operation was used after its function had ended, by a task or thread that outlived it."""
 
 
 class GuardClosed(GuardError):

@@ -8,15 +8,18 @@ from typing import Final, NamedTuple
 from idemstore import checks
 from idemstore.checks import Duration
 from idemstore.errors import ConfigurationError
+from idemstore.machine import MICROSECONDS
 
 DAY: Final = 86400.0
+HOUR: Final = 3600.0
+MOST_DOUBLINGS: Final = 40
 
 
 class StoreDown(StrEnum):
-    """What a guarded call does while the store cannot be reached."""
+    """What a guarded call does while the store cannot take its claim."""
 
     REFUSE = "refuse"
-    """Raise ``StoreUnavailable``; the function does not run."""
+    """Raise what the store raised; the function does not run."""
     PROCEED = "proceed"
     """Run the function unprotected, and log a warning each time."""
 
@@ -27,7 +30,9 @@ class LeaseLoss(StrEnum):
     FINISH = "finish"
     """Let it finish; then ``LeaseLostError`` with its value."""
     CANCEL = "cancel"
-    """Cancel its task (async), or let ``operation().lease_lost`` tell it (sync); then ``LeaseLostError``."""
+    """Async: cancel it, then ``LeaseLostError``. A sync function cannot be cancelled: it asks
+    ``operation().lease_lost``.
+    """
 
 
 class Keep(NamedTuple):
@@ -37,7 +42,7 @@ class Keep(NamedTuple):
 class Retry(NamedTuple):
     """Keep the failure, and let the operation run again after ``after`` seconds, with its checkpoint."""
 
-    after: float = 0.0
+    after: Duration = 0.0
 
 
 class Release(NamedTuple):
@@ -58,7 +63,7 @@ class Policy:
     """
 
     lease: Duration = 30.0
-    """How long a claim stands without a renewal; a third of it is the heartbeat."""
+    """How long a claim stands without a renewal. A third of it is the heartbeat."""
     retention: Duration | None = DAY
     """How long a result is replayed; None: for ever."""
     failure_retention: Duration | None = DAY
@@ -68,17 +73,21 @@ class Policy:
     final: tuple[type[BaseException], ...] = ()
     """Exceptions that are kept and replayed as ``ReplayedFailure``."""
     release: tuple[type[BaseException], ...] = ()
-    """Exceptions after which the key is free again, as if never used."""
+    """Exceptions after which the key is free again, as if never used; a checkpoint is forgotten, too."""
     retryable: tuple[type[BaseException], ...] = ()
     """Exceptions after which the operation may run again once ``back_off`` is over."""
     back_off: Duration = 0
-    """Seconds between a retryable failure and its next run."""
+    """How long a retryable failure keeps the operation from running again: so long after the first attempt, twice that
+    after the second, and so on,
+    """
+    max_back_off: Duration = HOUR
+    """at most so long, and never longer than ``failure_retention``."""
     judge: Judge | None = field(default=None, compare=False)
     """A function of the exception that returns ``Keep()``, ``Retry(after)``, ``Release()``, or None for no opinion."""
     takeover: bool = True
     """False: rather raise ``OperationAbandoned`` than run an operation whose owner may have died half-way."""
     store_down: StoreDown = StoreDown.REFUSE
-    """What to do while the store cannot be reached."""
+    """What to do while the store cannot take a claim."""
     lease_loss: LeaseLoss = LeaseLoss.FINISH
     """What to do with a running function whose claim was taken over."""
     heartbeat: bool = True
@@ -88,21 +97,26 @@ class Policy:
         """Refuse what no call could use."""
         checks.duration("lease", self.lease)
         checks.retention(self.retention)
-        checks.back_off(self.back_off, checks.retention(self.failure_retention))
+        kept = checks.retention(self.failure_retention)
+        longest = checks.back_off(self.max_back_off, None) or 0
+        if (checks.back_off(self.back_off, kept) or 0) > longest:
+            raise ConfigurationError(f"Policy.back_off ({self.back_off}) is beyond max_back_off: raise that, too")
         checks.seconds_to_wait(self.wait)
         for name in ("final", "release", "retryable"):
-            for kind in getattr(self, name):
-                if not (isinstance(kind, type) and issubclass(kind, BaseException)):
-                    raise ConfigurationError(f"Policy.{name} is a tuple of exception classes, not of {kind!r}")
+            _check_classes(name, getattr(self, name))
+        if self.judge is not None and not callable(self.judge):
+            raise ConfigurationError("Policy.judge is a function of the exception")
+        if not (isinstance(self.store_down, StoreDown) and isinstance(self.lease_loss, LeaseLoss)):
+            raise ConfigurationError("Policy.store_down is a StoreDown, Policy.lease_loss a LeaseLoss")
 
     @property
     def lease_seconds(self) -> float:
         """The lease in seconds."""
-        return checks.duration("lease", self.lease) / 1_000_000
+        return checks.duration("lease", self.lease) / MICROSECONDS
 
-    def verdict(self, error: BaseException) -> Verdict:
-        """What becomes of the key after ``error``."""
-        opinion = self.judge(error) if self.judge is not None else None
+    def verdict(self, error: BaseException, attempt: int = 1) -> Verdict:
+        """What becomes of the key after this attempt has failed."""
+        opinion = self._opinion(error)
         if opinion is not None:
             return opinion
         if isinstance(error, self.final):
@@ -110,5 +124,36 @@ class Policy:
         if isinstance(error, self.release):
             return Release()
         if isinstance(error, self.retryable):
-            return Retry((checks.back_off(self.back_off, None) or 0) / 1_000_000)
-        return Retry(0.0)
+            return Retry(self._pause(attempt))
+        return Retry()
+
+    def _opinion(self, error: BaseException) -> Verdict | None:
+        """What ``judge`` says. Where it fails itself, the caller gets to know by a note on its own exception."""
+        if self.judge is None:
+            return None
+        try:
+            opinion = self.judge(error)
+            if opinion is None or isinstance(opinion, Keep | Release):
+                return opinion
+            if isinstance(opinion, Retry):
+                checks.back_off(opinion.after, checks.retention(self.failure_retention))
+                return opinion
+            raise ConfigurationError(f"it returned {opinion!r}: return Keep(), Retry(after), Release() or None")
+        except Exception as trouble:  # noqa: BLE001 - the function's own error must reach the caller
+            error.add_note(f"idemstore: Policy.judge had no verdict: {type(trouble).__name__}: {trouble}")
+            return None
+
+    def _pause(self, attempt: int) -> float:
+        """The back-off after this attempt, in seconds."""
+        first = checks.back_off(self.back_off, None) or 0
+        longest = checks.back_off(self.max_back_off, None) or 0
+        kept = checks.retention(self.failure_retention)
+        pause = min(first << min(attempt - 1, MOST_DOUBLINGS), longest)
+        return (pause if kept is None else min(pause, kept)) / MICROSECONDS
+
+
+def _check_classes(name: str, kinds: object) -> None:
+    """Refuse what ``isinstance`` does not take."""
+    if isinstance(kinds, tuple) and all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
+        return
+    raise ConfigurationError(f"Policy.{name} is a tuple of exception classes, such as (ValueError,), not {kinds!r}")
