@@ -116,7 +116,7 @@ class AsyncBatch:
 
     async def _flush(self, work: Work[T, AsyncOperation]) -> None:
         """As ``Batch._flush``. While one worker records, others run."""
-        told, work.ran = work.ran, []
+        told = work.take()
         if told:
             for ran in told:
                 self._guard.drop(ran.running)

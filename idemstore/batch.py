@@ -32,8 +32,9 @@ class Batch:
     def __init__(
         self, guard: Guard, *, claim_at_once: int = 100, flush_every: int = 50, flush_after: Duration = 1.0
     ) -> None:
-        """Results are recorded when there are ``flush_every``, or when the oldest is ``flush_after`` old as a function
-        returns. Leases are kept alive from the claim to the recording.
+        """Results are recorded when there are ``flush_every``, or when a function returns and nothing has been recorded
+        for ``flush_after``; so a slow function's result is recorded at once. Leases are kept alive from the claim to
+        the recording.
         """
         self._guard = guard
         self._bounds = bounds(claim_at_once, flush_every, flush_after)
@@ -108,7 +109,7 @@ class Batch:
 
     def _flush(self, work: Work[T, Operation]) -> None:
         """Record what has run, trying until the last of its leases would be over."""
-        told, work.ran = work.ran, []
+        told = work.take()
         if not told:
             return
         for ran in told:

@@ -109,7 +109,7 @@ class Work(Generic[T, Op]):
         self._waiting: dict[str, deque[int]] = {}
         self.ready: deque[Ready[Op]] = deque()
         self.ran: list[Ran[T]] = []
-        self._flush_at = 0.0
+        self._flushed = 0.0
         guard.check_open()
         for index, key in enumerate(keys):
             try:
@@ -120,6 +120,7 @@ class Work(Generic[T, Op]):
     def asks(self) -> list[Ask]:
         """The claims of the next round; none when all is done."""
         asked = list[Ask]()
+        self._flushed = time.monotonic()
         for stored, indexes in list(self._waiting.items()):
             while indexes and len(asked) < self._limits.claim_at_once:
                 index = indexes.popleft()
@@ -184,13 +185,17 @@ class Work(Generic[T, Op]):
         if running.beat is None:
             self._items[index] = Item(running.key, value, done=True)
             return
-        if not self.ran:
-            self._flush_at = time.monotonic() + self._limits.flush_after
         self.ran.append(Ran(index, running, value, self._guard.envelope.value(value, running.stored)))
 
     def due(self) -> bool:
         """Whether it is time to record what has run."""
-        return len(self.ran) >= self._limits.flush_every or (bool(self.ran) and time.monotonic() >= self._flush_at)
+        limits = self._limits
+        return len(self.ran) >= limits.flush_every or time.monotonic() >= self._flushed + limits.flush_after
+
+    def take(self) -> list[Ran[T]]:
+        """What is to be recorded now."""
+        told, self.ran, self._flushed = self.ran, [], time.monotonic()
+        return told
 
     def recorded(
         self, told: Sequence[Ran[T]], answers: Sequence[SettleOutcome | IdemstoreError], last: bool
