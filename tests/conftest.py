@@ -1,27 +1,58 @@
-"""The subjects that the contract runs on: every family that is there, or those that IDEMSTORE_SUBJECTS names."""
+"""Subjects by name, and what the run says at its end: how many examples the model took, how many mutants were caught.
 
-import os
-import re
-from collections.abc import Iterator
+The tests run on every family that is there, or on those that IDEMSTORE_SUBJECTS names.
+"""
+
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 
 import pytest
 
 pytest.register_assert_rewrite("idemstore.testing")
 
 from idemstore.testing import families  # noqa: E402 - assertions are rewritten at import
+from idemstore.testing.pytest_plugin import ServerPool  # noqa: E402
 from idemstore.testing.subject import Subject  # noqa: E402
 
 pytest_plugins = ["idemstore.testing.pytest_plugin"]
 
-SUBJECTS = re.findall(r"[^\s,]+", os.environ.get("IDEMSTORE_SUBJECTS", "")) or families.names()
+MakeSubject = Callable[[str], Subject]
 
 
-@pytest.fixture(scope="module", params=SUBJECTS)
-def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subject]:
-    """A subject of each family."""
-    name: str = request.param
-    wanted = families.FAMILIES[name].server
-    server = None if wanted is None else request.getfixturevalue("server_pool").get(wanted)
-    made = families.make(name, server, tmp_path_factory.mktemp(name))
-    yield made
-    made.close()
+@pytest.fixture(scope="session")
+def make_subject(server_pool: ServerPool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeSubject]:
+    """A subject by name, one for the whole run; skips where its client library or server cannot be had."""
+    made: dict[str, Subject] = {}
+
+    def make(name: str) -> Subject:
+        if name not in made:
+            family = families.FAMILIES[name]
+            if family.package is not None and find_spec(family.package) is None:
+                pytest.skip(f"{family.package} is not installed")
+            server = None if family.server is None else server_pool.get(family.server)
+            made[name] = families.make(name, server, tmp_path_factory.mktemp(name))
+        return made[name]
+
+    yield make
+    for subject in made.values():
+        subject.close()
+
+
+@pytest.fixture(scope="module", params=families.names())
+def subject(request: pytest.FixtureRequest, make_subject: MakeSubject) -> Subject:
+    """Each family."""
+    return make_subject(request.param)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what the contract's own tests came to."""
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
+    found = [item for report in reports if report.when == "call" for item in report.user_properties]
+    counts = [value for name, value in found if name == "idemstore-examples"]
+    caught = [value for name, value in found if name == "idemstore-mutant"]
+    if counts or caught:
+        terminalreporter.section("contract")
+    for line in sorted(counts):
+        terminalreporter.write_line(f"model: {line}")
+    if caught:
+        terminalreporter.write_line(f"mutants caught: {sum(caught)}/{len(caught)}", red=not all(caught))

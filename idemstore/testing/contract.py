@@ -1,13 +1,19 @@
 """``StoreContract``: what every backend must keep, in both modes. Subclass it and give it a ``subject`` fixture::
 
+    @pytest.fixture(scope="module")
+    def subject():
+        subject = MySubject()
+        yield subject
+        subject.close()
+
     class TestMyBackend(StoreContract):
-        @pytest.fixture(scope="module")
-        def subject(self): ...
+        pass
 
 Each topic is a class in a module of its own; every test gets a ``Lab``.
 """
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 import pytest
 
@@ -48,10 +54,15 @@ class StoreContract(
 ):
     """The whole contract."""
 
+    modes: ClassVar[tuple[Mode, ...]] = MODES
+    """The modes that the backend has."""
+
     @pytest.fixture(params=MODES)
     def mode(self, request: pytest.FixtureRequest) -> Mode:
         """Sync and async, through the same tests."""
         mode: Mode = request.param
+        if mode not in self.modes:
+            pytest.skip(f"the backend has no {mode} mode")
         return mode
 
     @pytest.fixture

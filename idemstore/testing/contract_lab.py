@@ -9,9 +9,11 @@ from types import TracebackType
 from typing import Final, Generic, Literal, Self, TypeVar, get_args
 
 import idemstore
+from idemstore.async_store import AsyncStore
 from idemstore.errors import IdemstoreError
 from idemstore.keys import KeyLike, encode_key
 from idemstore.outcomes import Abandoned, Claimed, ClaimOutcome, Completed, Done, Failed, InFlight, SettleOutcome
+from idemstore.store import Store
 from idemstore.testing.blocking import PATIENCE, BlockingStore, Client, LoopThread
 from idemstore.testing.faults import Faults, Stop, inject
 from idemstore.testing.subject import Subject
@@ -46,8 +48,16 @@ class Lab:
         """One more store on the same records (or on another URL)."""
         url = self.subject.url if url is None else url
         if self._thread is None:
-            return self._keep(idemstore.open(url))
-        return self._keep(BlockingStore(idemstore.open_async(url), self._thread))
+            return self._keep(self.connect(url))
+        return self._keep(BlockingStore(self.connect_async(url), self._thread))
+
+    def connect(self, url: str) -> Store:
+        """A sync store; a lab of another kind of stores overrides these two."""
+        return idemstore.open(url)
+
+    def connect_async(self, url: str) -> AsyncStore:
+        """An async store."""
+        return idemstore.open_async(url)
 
     def faulty(self) -> tuple[Client, Faults]:
         """One more store on the same records, and the orders that its driver follows."""

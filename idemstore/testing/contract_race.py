@@ -66,11 +66,15 @@ def _flipped(call: Callable[[Client, str], T], key: str, store: Client) -> T:
     return call(store, key)
 
 
-def races(lab: Lab, call: Callable[[Client, str], object], *, owned: bool = True) -> Iterator[Race]:
-    """The call on fresh keys (owned by the token "owner", if so asked), stopped at each of its round trips in turn."""
+def races(
+    lab: Lab, call: Callable[[Client, str], object], prepare: Callable[[str], None] | None = None
+) -> Iterator[Race]:
+    """The call on fresh keys (prepared, or owned by the token "owner"), stopped at each of its round trips in turn."""
     for nth in range(TRIPS):
         key = lab.key(f"race-{nth}")
-        if owned:
+        if prepare is not None:
+            prepare(key)
+        else:
             claimed(lab.store.claim(key, token="owner"))
         finish = stopped(lab, partial(_flipped, call, key), nth=nth)
         if finish is None:
@@ -84,11 +88,7 @@ class RaceContract:
 
     def test_two_claim(self, lab: Lab) -> None:
         """A stands before its call while B claims: one runs, the other is told so."""
-        for race in races(lab, lambda store, key: store.claim(key), owned=False):
-            other = lab.store.claim(race.key)
-            mine = race.finish()
-            assert {type(other), type(mine)} == {Claimed, InFlight}
-            assert race.nth > 0 or isinstance(other, Claimed)
+        self.one_of_two(lab, lambda key: None, attempt=1)
 
     def test_claim_applied_but_not_yet_heard_of(self, lab: Lab) -> None:
         """A's claim is in force from the moment it is applied, before A hears of it."""
@@ -101,7 +101,7 @@ class RaceContract:
 
     def test_claim_while_another_runs_through(self, lab: Lab) -> None:
         """A stands before its call while B claims and completes: A gets B's result, or B A's claim."""
-        for race in races(lab, lambda store, key: store.claim(key), owned=False):
+        for race in races(lab, _claim, prepare=lambda key: None):
             other = lab.store.claim(race.key)
             if isinstance(other, Claimed):
                 done(lab.store.complete(race.key, other.token, b"B's"))
@@ -112,7 +112,7 @@ class RaceContract:
 
     def test_claim_while_the_owner_releases(self, lab: Lab) -> None:
         """A stands before its call while the owner releases: A runs, attempt 1."""
-        for race in races(lab, lambda store, key: store.claim(key)):
+        for race in races(lab, _claim):
             done(lab.store.release(race.key, "owner"))
             answer = race.finish()
             assert race.nth > 0 or expect(Claimed, answer).attempt == 1
@@ -181,22 +181,39 @@ class RaceContract:
             assert fits(answer), (name, answer)
 
     def test_two_take_over(self, lab: Lab) -> None:
-        """Two takers stand before their calls: one takes over, attempt 2; the other waits for it."""
-        key = lab.key()
-        claimed(lab.store.claim(key))
-        lab.age(key, 100)
-        takers = [stopped(lab, lambda store: store.claim(key)) for _ in range(2)]
-        answers = [taker() for taker in takers if taker is not None]
-        assert sorted(type(answer).__name__ for answer in answers) == ["Claimed", "InFlight"]
+        """One taker stands at each of its round trips while another takes over: one owner, attempt 2."""
+
+        def lapse(key: str) -> None:
+            claimed(lab.store.claim(key))
+            lab.age(key, 100)
+
+        self.one_of_two(lab, lapse)
 
     def test_two_retry(self, lab: Lab) -> None:
         """The same after a failure that may be retried."""
-        key = lab.key()
-        token = claimed(lab.store.claim(key)).token
-        done(lab.store.fail(key, token, b"oops", retry_after=0))
-        retries = [stopped(lab, lambda store: store.claim(key)) for _ in range(2)]
-        answers = [retry() for retry in retries if retry is not None]
-        assert sorted(type(answer).__name__ for answer in answers) == ["Claimed", "InFlight"]
+
+        def fail(key: str) -> None:
+            token = claimed(lab.store.claim(key)).token
+            done(lab.store.fail(key, token, b"oops", retry_after=0))
+
+        self.one_of_two(lab, fail)
+
+    def test_two_begin_anew(self, lab: Lab) -> None:
+        """The same after the end of retention; attempt 1."""
+
+        def expire(key: str) -> None:
+            claimed(lab.store.claim(key, retention=10))
+            lab.age(key, 100)
+
+        self.one_of_two(lab, expire, attempt=1)
+
+    def one_of_two(self, lab: Lab, prepare: Callable[[str], None], attempt: int = 2) -> None:
+        """Of two that claim such a key one is granted it, the other told to wait."""
+        for race in races(lab, _claim, prepare=prepare):
+            other, mine = lab.store.claim(race.key), race.finish()
+            assert {type(other), type(mine)} == {Claimed, InFlight}, (other, mine)
+            assert [answer.attempt for answer in (other, mine) if isinstance(answer, Claimed)] == [attempt]
+            assert race.nth > 0 or isinstance(other, Claimed)
 
     def test_operator_against_a_taker(self, lab: Lab) -> None:
         """An operator who settles an abandoned record a moment too late is told so."""

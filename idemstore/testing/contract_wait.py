@@ -2,6 +2,7 @@
 
 import queue
 import time
+from functools import partial
 
 from idemstore.outcomes import Abandoned, Claimed, ClaimOutcome, Completed, Failed, InFlight, Mismatch
 from idemstore.testing.contract_lab import Lab, Later, claimed, done, expect
@@ -35,6 +36,10 @@ class Waiter:
         outcome = self._later.result()
         assert self._lab.prompt(self._began), f"the waiter noticed too late, and got {outcome!r}"
         return outcome
+
+    def report(self, to: "queue.SimpleQueue[ClaimOutcome]") -> None:
+        """Put what it got into a queue."""
+        to.put(self.outcome())
 
 
 class WaitContract:
@@ -139,7 +144,7 @@ class WaitContract:
         """A lease that is renewed while somebody waits is not taken over at its old end."""
         key = lab.key()
         token = claimed(lab.store.claim(key, lease=LONG)).token
-        lab.age(key, LONG - 0.3)
+        lab.age(key, LONG - 3)
         waiter = Waiter(lab, key)
         done(lab.store.renew(key, token, lease=LONG))
         waiter.go()
@@ -200,7 +205,7 @@ class WaitContract:
         crowd = [
             lab.background(lambda: outcomes.put(lab.store.claim(key, lease=LONG, wait=lab.patience))) for _ in range(12)
         ]
-        crowd += [lab.background(lambda waiter=waiter: outcomes.put(waiter.outcome())) for waiter in waiters]
+        crowd += [lab.background(partial(waiter.report, outcomes)) for waiter in waiters]
         done(lab.store.release(key, token))
         winner = claimed(outcomes.get(timeout=lab.patience * 2))
         done(lab.store.complete(key, winner.token, b"r"))

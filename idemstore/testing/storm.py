@@ -97,10 +97,15 @@ def _threads(store: Client, key: KeyLike, scripts: Sequence[Script]) -> list[Ope
     threads = [
         threading.Thread(target=client, args=item, name="idemstore-client", daemon=True) for item in enumerate(scripts)
     ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(PATIENCE)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # many more points at which threads of one process may meet
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE)
+    finally:
+        sys.setswitchinterval(interval)
     if errors:
         raise errors[0]
     return history
@@ -118,11 +123,11 @@ async def _tasks(store: AsyncStore, key: KeyLike, scripts: Sequence[Script]) -> 
             outcome = await perform(store, key, event)
             history.append(Operation(number, event, outcome, start, next(order)))
 
-    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
-        for number, script in enumerate(scripts):
-            group.create_task(client(number, script))
+    async with asyncio.timeout(PATIENCE):
+        clients = [asyncio.create_task(client(number, script)) for number, script in enumerate(scripts)]
         await asyncio.sleep(0)
         gate.set()
+        await asyncio.gather(*clients)
     return history
 
 
@@ -137,12 +142,13 @@ def processes(url: str, mode: str, keys: Sequence[str], clients: int) -> dict[st
     return dict(counts)
 
 
-def _claim_all(url: str, mode: str, keys: Sequence[str], gate: int) -> list[str]:
-    """One client process: connect, wait for the others, claim; the keys that were granted."""
+def _claim_all(url: str, mode: str, keys: Sequence[str], ready: int, gate: int) -> list[str]:
+    """One client process: connect, say so, wait for the others, claim; the keys that were granted."""
     with LoopThread() if mode == "async" else nullcontext() as thread:
         store: Client = idemstore.open(url) if thread is None else BlockingStore(idemstore.open_async(url), thread)
         with store:
             store.ping()
+            os.write(ready, b".")
             os.read(gate, 1)
             return [key for key in keys if isinstance(store.claim(key), Claimed)]
 
@@ -150,15 +156,20 @@ def _claim_all(url: str, mode: str, keys: Sequence[str], gate: int) -> list[str]
 def _fork(url: str, mode: str, clients: int, keys: Sequence[str]) -> int:
     """Fork the clients, open the gate, wait for all of them; how many failed."""
     gate, opener = os.pipe()
+    readers, ready = os.pipe()
     children = []
     for _ in range(clients):
         child = os.fork()
         if child == 0:
             os.close(opener)
-            granted = _claim_all(url, mode, keys, gate)
+            granted = _claim_all(url, mode, keys, ready, gate)
             os.write(1, "".join(f"{key}\n" for key in granted).encode())
             os._exit(0)
         children.append(child)
+    os.close(ready)
+    up = 0
+    while up < clients and (dots := os.read(readers, clients)):
+        up += len(dots)
     os.close(opener)
     return sum(os.waitpid(child, 0)[1] != 0 for child in children)
 

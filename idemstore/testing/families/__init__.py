@@ -16,6 +16,8 @@ the fence alone. On a key that is absent it does nothing.
 """
 
 import importlib
+import os
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol, cast
@@ -31,6 +33,12 @@ class Family(NamedTuple):
     server: str | None = None
     examples: int = 100
     """How many examples of the Hypothesis model a run takes, per mode."""
+    package: str | None = None
+    """The client library that it cannot do without."""
+    resends: bool = False
+    """Whether its drivers send a request again by themselves when the reply was lost."""
+    proxied: bool = False
+    """Whether its URL names the one host and port that all traffic goes to, so that a proxy can stand between."""
 
 
 class Make(Protocol):
@@ -44,17 +52,22 @@ class Make(Protocol):
 FAMILIES: Final[dict[str, Family]] = {
     "memory": Family("memory", examples=200),
     "sqlite": Family("sqlite", examples=100),
-    "redis": Family("redis", "redis"),
-    "valkey": Family("redis", "valkey"),
-    "redis8": Family("redis", "redis8"),
-    "redis-cluster": Family("redis", "redis-cluster", 50),
-    "redis-sentinel": Family("redis", "redis-sentinel", 50),
+    "redis": Family("redis", "redis", package="redis", resends=True, proxied=True),
+    "valkey": Family("redis", "valkey", package="redis", resends=True, proxied=True),
+    "redis8": Family("redis", "redis8", package="redis", resends=True, proxied=True),
+    "redis-cluster": Family("redis", "redis-cluster", 50, "redis"),
+    "redis-sentinel": Family("redis", "redis-sentinel", 50, "redis"),
 }
 
 
 def names() -> list[str]:
-    """The subjects whose family module is there."""
-    return [name for name, family in FAMILIES.items() if find_spec(f"{__name__}.{family.module}") is not None]
+    """The subjects that tests run on: those that IDEMSTORE_SUBJECTS names, or all whose family module is there."""
+    asked = re.findall(r"[^\s,]+", os.environ.get("IDEMSTORE_SUBJECTS", ""))
+    unknown = [name for name in asked if name not in FAMILIES]
+    if unknown:
+        raise ValueError(f"IDEMSTORE_SUBJECTS names {', '.join(unknown)}; known: {', '.join(FAMILIES)}")
+    there = [name for name, family in FAMILIES.items() if find_spec(f"{__name__}.{family.module}") is not None]
+    return asked or there
 
 
 def make(name: str, server: Server | None, directory: Path) -> Subject:

@@ -1,0 +1,232 @@
+"""Connections of redis-py, sync, each with a deadline, and a pool of them for one server.
+
+redis-py bounds every single read and write, so a server that answers byte by byte is waited for without end. Here a
+connection has one deadline, set for each call, which every read, write, connect and handshake on it respects. The pools
+of redis-py raise at once where they are full, or wait as long as was fixed when they were made; this one waits
+until the deadline of the call.
+"""
+
+import math
+import socket
+import time
+from collections.abc import Callable, Iterable
+from queue import Empty, SimpleQueue
+from typing import Final, Protocol, cast
+
+import redis
+
+from idemstore.backends.redis.connect import TLS, UNIX, arguments, kind_of
+from idemstore.backends.redis.dialect import Reply
+from idemstore.backends.redis.errors import CLIENT_ERRORS, fault
+from idemstore.backends.redis.faults import Failed, exhausted, final
+from idemstore.backends.redis.options import Address, Target
+
+
+class Line(Protocol):
+    """What we use of a connection of redis-py, and what ours adds."""
+
+    deadline: float
+    """Until when everything on it must be done (monotonic clock)."""
+    since: float
+    """When the current call got it."""
+    generation: int
+    """Of its pool, when it was opened."""
+
+    def connect(self) -> None:
+        """Connect and authenticate."""
+
+    def disconnect(self) -> None:
+        """Close the socket."""
+
+    def send_packed_command(self, command: Iterable[bytes], check_health: bool = True) -> None:
+        """Write."""
+
+    def read_response(self) -> Reply:
+        """Read one reply; raise it where it is an error."""
+
+
+class _TimedSocket:
+    """A socket that gives each call what is left of the time."""
+
+    __slots__ = ("_left", "_socket")
+
+    def __init__(self, plain: socket.socket, left: Callable[[], float]) -> None:
+        self._socket, self._left = plain, left
+
+    def recv(self, size: int) -> bytes:
+        """Read what is there."""
+        self._socket.settimeout(self._left())
+        return self._socket.recv(size)
+
+    def recv_into(self, buffer: bytearray, *sizes: int) -> int:
+        """Read what is there (the hiredis parser)."""
+        self._socket.settimeout(self._left())
+        return self._socket.recv_into(buffer, *sizes)
+
+    def sendall(self, data: bytes) -> None:
+        """Write everything."""
+        self._socket.settimeout(self._left())
+        self._socket.sendall(data)
+
+    def __getattr__(self, name: str) -> object:
+        """Whatever else redis-py does with a socket."""
+        return getattr(self._socket, name)
+
+
+class _Connecting(Protocol):
+    """What a connection class of redis-py lets its subclasses replace."""
+
+    def _connect(self) -> socket.socket: ...
+
+
+class _Timed:
+    """Mixed in front of a connection class of redis-py: the deadline instead of two fixed time-outs."""
+
+    deadline: float = math.inf
+    since: float = 0.0
+    generation: int = 0
+
+    def left(self) -> float:
+        """Seconds left, or ``TimeoutError``."""
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return left
+
+    @property
+    def socket_timeout(self) -> float:
+        """What redis-py gives a new socket."""
+        return self.left()
+
+    @socket_timeout.setter
+    def socket_timeout(self, value: float | None) -> None:
+        """The fixed time-out of redis-py is not used."""
+
+    @property
+    def socket_connect_timeout(self) -> float:
+        """What redis-py gives a new socket to connect."""
+        return self.left()
+
+    @socket_connect_timeout.setter
+    def socket_connect_timeout(self, value: float | None) -> None:
+        """As ``socket_timeout``."""
+
+    def _connect(self) -> _TimedSocket:
+        """Connect, through TLS where asked for."""
+        return _TimedSocket(cast("_Connecting", super())._connect(), self.left)
+
+
+class _TcpLine(_Timed, redis.Connection):  # type: ignore[misc]
+    """Over TCP."""
+
+
+class _TlsLine(_Timed, redis.SSLConnection):  # type: ignore[misc]
+    """Over TLS."""
+
+
+class _UnixLine(_Timed, redis.UnixDomainSocketConnection):  # type: ignore[misc]
+    """Over a Unix socket."""
+
+
+_LINES: Final = {TLS: _TlsLine, UNIX: _UnixLine}
+
+
+def open_line(target: Target, address: Address, deadline: float, sentinel: bool = False) -> Line:
+    """A connection, connected and authenticated, or ``Failed``."""
+    make = cast("Callable[..., Line]", _LINES.get(kind_of(target, address), _TcpLine))
+    line = make(**arguments(target, address, sentinel))
+    line.deadline = deadline
+    try:
+        line.connect()
+    except CLIENT_ERRORS as error:
+        line.disconnect()
+        raise Failed(fault(error, address)) from error
+    except BaseException:
+        line.disconnect()
+        raise
+    return line
+
+
+class Pool:
+    """Connections to one server: those in use are bounded in number, idle ones wait, last in, first out.
+
+    A connection on which anything went wrong never comes back: a reply that is still on its way must not become the
+    reply to somebody else's command.
+    """
+
+    def __init__(self, address: Address, size: int, connect: Callable[[float], Line]) -> None:
+        """``connect`` opens a connection before a deadline."""
+        self.address = address
+        self._size, self._connect = size, connect
+        self._idle: list[Line] = []
+        self._permits: SimpleQueue[None] = SimpleQueue()
+        self._generation = 0
+        for _ in range(size):
+            self._permits.put(None)
+
+    def take(self, deadline: float) -> Line:
+        """A connection, for the caller alone until ``give`` or ``drop``."""
+        now = time.monotonic()
+        try:
+            self._permits.get_nowait()
+        except Empty:
+            self._wait(deadline)
+            now = time.monotonic()
+        try:
+            line = self._idle.pop() if self._idle else self._open(deadline)
+        except IndexError:  # another thread was faster
+            line = self._open(deadline)
+        line.deadline, line.since = deadline, now
+        return line
+
+    def _wait(self, deadline: float) -> None:
+        """Wait until another call is done with its connection."""
+        try:
+            self._permits.get(timeout=max(deadline - time.monotonic(), 0))
+        except Empty:
+            raise final(exhausted(self.address, self._size)) from None
+
+    def _open(self, deadline: float) -> Line:
+        """A new connection under the permit that the caller holds."""
+        generation = self._generation
+        try:
+            line = self._connect(deadline)
+        except BaseException:
+            self._permits.put(None)
+            raise
+        line.generation = generation
+        return line
+
+    def give(self, line: Line) -> None:
+        """Back, with no reply outstanding."""
+        if line.generation == self._generation:
+            self._idle.append(line)
+        else:
+            line.disconnect()
+        self._permits.put(None)
+
+    def drop(self, line: Line) -> None:
+        """Close a connection that something went wrong on."""
+        line.disconnect()
+        self._permits.put(None)
+
+    @property
+    def generation(self) -> int:
+        """Of the connections that are opened now."""
+        return self._generation
+
+    def renew(self, generation: int) -> None:
+        """Close every connection of a generation, those in use when they come back: one of them failed, since the
+        server restarted, stalled or changed its role.
+        """
+        if generation == self._generation:
+            self.close()
+
+    def close(self) -> None:
+        """Close every connection, those in use when they come back."""
+        self._generation += 1
+        while self._idle:
+            try:
+                self._idle.pop().disconnect()
+            except IndexError:  # another thread was faster
+                return

@@ -1,0 +1,373 @@
+"""Redis Cluster and Sentinel: redirections, resharding, nodes that die or freeze, failovers; replicas."""
+
+import time
+from contextlib import ExitStack
+from functools import partial
+
+import pytest
+import redis
+
+from idemstore.backends.redis.routing import slot_of
+from idemstore.errors import AccessDenied, ConfigurationError, StoreTimeout, StoreUnavailable
+from idemstore.outcomes import Claimed, Completed, Done, InFlight
+from idemstore.testing.contract_lab import MODES, Lab, claimed, done, raises
+from idemstore.testing.families.redis import RedisSubject
+from idemstore.testing.servers import ServerUnavailable, start
+from idemstore.testing.servers.process import free_port
+
+SLACK = 1.0
+
+
+@pytest.fixture(params=MODES)
+def mode(request):
+    """Both modes."""
+    return request.param
+
+
+def timed(call):
+    """What a call takes (seconds), and what it answers."""
+    begin = time.monotonic()
+    answer = call()
+    return time.monotonic() - begin, answer
+
+
+# -- Cluster ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cluster(server_pool):
+    """Three masters that share the slots."""
+    return server_pool.get("redis-cluster")
+
+
+@pytest.fixture(scope="module")
+def cluster_subject(cluster):
+    """A prefix on them."""
+    made = RedisSubject("redis-cluster", cluster.url)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def lab(cluster_subject, mode):
+    """A store on the cluster."""
+    with Lab(cluster_subject, mode) as made:
+        yield made
+
+
+def node(cluster, number):
+    """A client of one node."""
+    return redis.Redis.from_url(cluster.endpoints[f"node-{number}"])
+
+
+def key_on(lab, number, nodes=3):
+    """A key whose slot one node serves (as the harness deals them out)."""
+    while True:
+        key = lab.key()
+        if slot_of(lab.subject.stored(key)) * nodes // 16384 == number - 1:
+            return key
+
+
+def test_keys_are_spread(lab, cluster):
+    """Keys lie on all nodes, each on that of its slot; a batch asks every node once."""
+    keys = [lab.key() for _ in range(60)]
+    lab.store.claim_many(keys)
+    nodes = [node(cluster, number) for number in (1, 2, 3)]
+    assert all(any(one.keys(lab.subject.prefix + key) for key in keys) for one in nodes)
+    assert all(isinstance(answer, InFlight) for answer in lab.store.claim_many(keys))
+
+
+def test_every_seed_may_be_dead_but_one(lab, cluster):
+    """The URL may name nodes that are gone."""
+    alive = cluster.endpoints["node-2"].partition("//")[2]
+    store = lab.open(f"redis+cluster://127.0.0.1:{free_port()},{alive},127.0.0.1:{free_port()}?prefix=x:")
+    key = lab.key()
+    assert isinstance(store.claim(key), Claimed)
+    assert store.forget(key)
+
+
+def test_all_seeds_dead(lab):
+    """Nobody there: StoreUnavailable within the time-out."""
+    store = lab.open(f"redis+cluster://127.0.0.1:{free_port()},127.0.0.1:{free_port()}?timeout=1")
+    seconds, error = timed(partial(raises, StoreUnavailable, partial(store.claim, "k")))
+    assert seconds < 1 + SLACK
+    assert not isinstance(error, StoreTimeout)
+
+
+def test_wrong_scheme(lab, cluster, server_pool):
+    """A cluster behind redis://, a lone server behind redis+cluster://: the error says which scheme to use."""
+    lone = lab.open(f"{cluster.endpoints['node-1']}?prefix={lab.subject.prefix}")
+    error = raises(ConfigurationError, partial(lone.claim, key_on(lab, 3)))
+    assert "redis+cluster://" in str(error)
+    address = server_pool.get("redis").url.partition("//")[2].partition("/")[0]
+    error = raises(ConfigurationError, lab.open(f"redis+cluster://{address}").ping)
+    assert "redis://" in str(error)
+
+
+def open_move(slot, source, target):
+    """Begin to move a slot."""
+    target.cluster("SETSLOT", slot, "IMPORTING", source.cluster("MYID"))
+    source.cluster("SETSLOT", slot, "MIGRATING", target.cluster("MYID"))
+
+
+def hand_over(slot, source, target, other):
+    """Give a slot without keys to another node. Importing it first raises the epoch, or gossip could undo it."""
+    open_move(slot, source, target)
+    for client in (target, source, other):
+        client.cluster("SETSLOT", slot, "NODE", target.cluster("MYID"))
+
+
+def test_a_moved_slot_is_followed(lab, cluster):
+    """MOVED: the slot has another owner now."""
+    key = key_on(lab, 1)
+    slot = slot_of(lab.subject.stored(key))
+    lab.store.ping()
+    assert lab.store.get(key) is None
+    one, two, three = (node(cluster, number) for number in (1, 2, 3))
+    try:
+        hand_over(slot, one, two, three)
+        token = claimed(lab.store.claim(key)).token
+        assert [type(answer) for answer in lab.store.claim_many([key, lab.key()])] == [InFlight, Claimed]
+        done(lab.store.complete(key, token, b"r"))
+        assert two.exists(lab.subject.stored(key))
+        assert lab.store.forget(key)
+    finally:
+        hand_over(slot, two, one, three)
+
+
+def test_a_slot_on_its_way_is_followed(lab, cluster):
+    """ASK: a key that has moved already is found on the node that imports the slot, which knows no scripts yet."""
+    moved = key_on(lab, 1)
+    slot = slot_of(lab.subject.stored(moved))
+    one, two, three = (node(cluster, number) for number in (1, 2, 3))
+    first = claimed(lab.store.claim(moved))
+    port = two.connection_pool.connection_kwargs["port"]
+    try:
+        open_move(slot, one, two)
+        one.migrate("127.0.0.1", port, [lab.subject.stored(moved)], 0, 5000)
+        two.script_flush()
+        assert isinstance(lab.store.claim(moved), InFlight)
+        assert [type(answer) for answer in lab.store.claim_many([moved, lab.key(), moved])] == [
+            InFlight,
+            Claimed,
+            InFlight,
+        ]
+        done(lab.store.complete(moved, first.token, b"r"))
+        hand_over(slot, one, two, three)
+        assert lab.store.claim(moved) == Completed(b"r")
+        assert lab.store.forget(moved)
+    finally:
+        hand_over(slot, two, one, three)
+
+
+def test_a_frozen_node(lab, cluster):
+    """Its keys time out in time; the keys of the other nodes are served meanwhile; then all is well again."""
+    store = lab.open(f"{lab.subject.url}&timeout=0.4")
+    mine, other = key_on(lab, 2), key_on(lab, 3)
+    token = claimed(store.claim(mine)).token
+    cluster.members["node-2"].pause()
+    try:
+        seconds, _ = timed(partial(raises, StoreTimeout, partial(store.complete, mine, token, b"r")))
+        assert seconds < 0.4 + SLACK
+        assert isinstance(store.claim(other), Claimed)
+        answers = store.claim_many([key_on(lab, 2), key_on(lab, 3)])
+        assert [type(answer) for answer in answers] == [StoreTimeout, Claimed]
+    finally:
+        cluster.members["node-2"].resume()
+    store = lab.open(f"{lab.subject.url}&timeout=10")
+    assert store.complete(mine, token, b"r") == Done()
+
+
+def test_a_dead_node(lab, cluster):
+    """Its keys, and soon the whole cluster, are unavailable, said within the time-out; back, it knows no scripts."""
+    store = lab.open(f"{lab.subject.url}&timeout=1")
+    mine = key_on(lab, 3)
+    claimed(store.claim(mine))
+    cluster.members["node-3"].kill()
+    try:
+        seconds, error = timed(partial(raises, StoreUnavailable, partial(store.claim, mine)))
+        assert seconds < 1 + SLACK
+        assert error.retryable
+    finally:
+        cluster.members["node-3"].restart()
+    store = lab.open(f"{lab.subject.url}&timeout=20")
+    assert isinstance(store.claim(mine), Claimed | InFlight)
+    cluster.settled()
+
+
+# -- Sentinel ---------------------------------------------------------------------------------------------------------
+
+
+def test_unknown_service(server_pool, mode):
+    """Sentinels that watch something else: the error names the option."""
+    url = server_pool.get("redis-sentinel").url.replace("mymaster", "other")
+    with Lab(RedisSubject("redis-sentinel", server_pool.get("redis-sentinel").url), mode) as lab:
+        error = raises(ConfigurationError, lab.open(url).ping)
+        assert "service" in str(error)
+        lab.subject.close()
+
+
+def test_sentinels_may_be_dead_but_one(server_pool, mode):
+    """One sentinel that answers is enough; none is StoreUnavailable in time."""
+    server = server_pool.get("redis-sentinel")
+    subject = RedisSubject("redis-sentinel", server.url)
+    alive = server.endpoints["sentinel-2"].partition("//")[2]
+    dead = f"127.0.0.1:{free_port()},127.0.0.1:{free_port()}"
+    with Lab(subject, mode) as lab:
+        store = lab.open(f"redis+sentinel://{dead},{alive}/0?service=mymaster&prefix={subject.prefix}")
+        assert isinstance(store.claim(lab.key()), Claimed)
+        store = lab.open(f"redis+sentinel://{dead}/0?service=mymaster&timeout=1")
+        seconds, error = timed(partial(raises, StoreUnavailable, store.ping))
+        assert seconds < 1 + SLACK
+        assert "sentinel" in str(error) or "reached" in str(error)
+    subject.close()
+
+
+@pytest.fixture
+def sentinel():
+    """A master, its replica and three sentinels, for one test alone: it leaves them changed."""
+    try:
+        server = start("redis-sentinel")
+    except ServerUnavailable as error:
+        pytest.skip(str(error))
+    with server:
+        yield server
+
+
+def both(server):
+    """A lab in each mode."""
+    stack = ExitStack()
+    return stack, [stack.enter_context(Lab(RedisSubject("redis-sentinel", server.url), mode)) for mode in MODES]
+
+
+def test_failover_after_a_death(sentinel):
+    """The master is killed: a call goes on until the replica has taken over; what was replicated is there."""
+    stack, labs = both(sentinel)
+    with stack:
+        stores = [lab.open(f"{lab.subject.url}&timeout=30&replicas=1") for lab in labs]
+        keys = [lab.key() for lab in labs]
+        tokens = [claimed(store.claim(key)).token for store, key in zip(stores, keys, strict=True)]
+        sentinel.members["master"].kill()
+        stores = [lab.open(f"{lab.subject.url}&timeout=30") for lab in labs]
+        calls = [
+            lab.background(partial(store.complete, key, token, b"r"))
+            for lab, store, key, token in zip(labs, stores, keys, tokens, strict=True)
+        ]
+        assert [call.result() for call in calls] == [Done(), Done()]
+        for store, key in zip(stores, keys, strict=True):
+            assert store.claim(key) == Completed(b"r")
+
+
+def test_failover_after_a_freeze(sentinel):
+    """The master hangs: calls time out, then reach its successor; when it comes back, nobody writes to it."""
+    stack, labs = both(sentinel)
+    with stack:
+        stores = [lab.open(f"{lab.subject.url}&timeout=0.5") for lab in labs]
+        keys = [lab.key() for lab in labs]
+        for store, key in zip(stores, keys, strict=True):
+            claimed(store.claim(key))
+        sentinel.members["master"].pause()
+        for lab, store in zip(labs, stores, strict=True):
+            assert isinstance(until_served(store, lab), Claimed)
+        sentinel.members["master"].resume()
+        for lab, store in zip(labs, stores, strict=True):
+            for _ in range(20):
+                key = lab.key()
+                token = claimed(until(partial(store.claim, key, token="t"))).token
+                assert until(partial(store.complete, key, token, b"r")) == Done()
+                assert until(partial(store.claim, key)) == Completed(b"r")
+
+
+def until(call):
+    """A call, repeated until it is served: a failover takes seconds."""
+    deadline = time.monotonic() + 40
+    while True:
+        try:
+            return call()
+        except StoreUnavailable:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def until_served(store, lab):
+    """A new claim, once somebody serves it."""
+    key = lab.key()
+    return until(partial(store.claim, key, token="t"))
+
+
+# -- waiting for replicas ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def replicated(server_pool):
+    """A master with one replica."""
+    return server_pool.get("redis-sentinel")
+
+
+def test_waits_for_replicas(replicated, mode):
+    """Every write is on the replica when the call returns."""
+    subject = RedisSubject("redis-sentinel", replicated.url)
+    replica = redis.Redis.from_url(replicated.endpoints["replica"])
+    with Lab(subject, mode) as lab:
+        store = lab.open(f"{subject.url}&replicas=1")
+        for _ in range(20):
+            key = lab.key()
+            token = claimed(store.claim(key)).token
+            assert replica.hget(subject.stored(key), "token") == token.encode()
+            done(store.complete(key, token, b"r"))
+            assert replica.hget(subject.stored(key), "result") == b"r"
+        keys = [lab.key() for _ in range(20)]
+        store.claim_many(keys)
+        assert all(replica.exists(subject.stored(key)) for key in keys)
+    replica.close()
+    subject.close()
+
+
+def test_too_few_confirm(replicated, mode):
+    """A replica that hangs: StoreUnavailable in time, for the write and its repetition; replays do not wait."""
+    subject = RedisSubject("redis-sentinel", replicated.url)
+    with Lab(subject, mode) as lab:
+        store = lab.open(f"{subject.url}&replicas=1&timeout=1")
+        key, finished = lab.key(), lab.key()
+        token = claimed(store.claim(key)).token
+        done(store.complete(finished, claimed(store.claim(finished)).token, b"r"))
+        replicated.members["replica"].pause()
+        try:
+            for _ in range(2):
+                seconds, error = timed(partial(raises, StoreUnavailable, partial(store.complete, key, token, b"r")))
+                assert "0 of 1 replicas" in str(error)
+                assert seconds < 1 + SLACK
+            seconds, _ = timed(lambda: store.claim(finished))
+            assert seconds < 0.5
+            assert store.claim(key) == Completed(b"r"), "stored it is, but only on the master"
+            answers = store.claim_many([finished, lab.key()])
+            assert [type(answer) for answer in answers] == [Completed, StoreUnavailable]
+        finally:
+            replicated.members["replica"].resume()
+        store = lab.open(f"{subject.url}&replicas=1&timeout=10")
+        assert store.complete(key, token, b"r") == Done()
+        two = lab.open(f"{subject.url}&replicas=2&timeout=0.5")
+        error = raises(StoreUnavailable, partial(two.claim, lab.key()))
+        assert "1 of 2 replicas" in str(error)
+        assert two.claim(finished) == Completed(b"r")
+    subject.close()
+
+
+def test_sentinel_password(server_pool, mode):
+    """Sentinels may ask for a password of their own."""
+    server = server_pool.get("redis-sentinel")
+    address = server.endpoints["sentinel-1"].partition("//")[2]
+    admin = redis.Redis.from_url(server.endpoints["sentinel-1"])
+    url = f"redis+sentinel://{address}/0?service=mymaster"
+    admin.execute_command("ACL", "SETUSER", "default", "resetpass", ">s3cret")
+    try:
+        with Lab(RedisSubject("redis-sentinel", server.url), mode) as lab:
+            assert lab.open(f"{url}&sentinel_password=s3cret").ping() > 0
+            raises(AccessDenied, lab.open(url).ping)
+            error = raises(AccessDenied, lab.open(f"{url}&sentinel_password=wr0ng").ping)
+            assert "wr0ng" not in str(error)
+            lab.subject.close()
+    finally:
+        admin.execute_command("AUTH", "s3cret")
+        admin.execute_command("ACL", "SETUSER", "default", "resetpass", "nopass")
+        admin.close()
