@@ -93,7 +93,7 @@ class AsyncBatch:
             elif not isinstance(outcome, IdemstoreError):
                 work.answered(ask, outcome)
             elif work.refused(ask, outcome):
-                work.ready.append(Ready(ask.at, AsyncOperation(guard, ask.key, ask.stored, None)))
+                work.ready.append(Ready(ask.at, guard.unprotected(ask.key, ask.stored)))
 
     async def _work(self, work: Work[T, AsyncOperation], fn: Callable[[KeyLike], Awaitable[T]]) -> None:
         """Run one operation after the other; their errors stay their own."""

@@ -24,7 +24,7 @@ from idemstore.guard_core import DOWN, GuardCore, log
 from idemstore.keys import KeyLike, redact
 from idemstore.outcomes import DONE, Claimed, ClaimOutcome, SettleOutcome
 from idemstore.policy import Keep, LeaseLoss, Policy, Release, Retry, Verdict
-from idemstore.running import BaseOperation, current, find
+from idemstore.running import BaseOperation, Home, current, find
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,11 +35,11 @@ Telling = Callable[[], Awaitable[SettleOutcome]]
 class AsyncOperation(BaseOperation):
     """The running operation of an async guard."""
 
-    __slots__ = ("_guard", "cancelled", "task")
+    __slots__ = ("_store", "cancelled", "task")
 
-    def __init__(self, guard: "AsyncGuard", key: KeyLike, stored: str, claimed: Claimed | None) -> None:
-        super().__init__(guard, key, stored, claimed, self._lost)
-        self._guard = guard
+    def __init__(self, home: Home, store: AsyncStore, key: KeyLike, stored: str, claimed: Claimed | None) -> None:
+        super().__init__(home, key, stored, claimed, self._lost)
+        self._store = store
         self.task: asyncio.Task[object] | None = None
         """The task that runs the function, where the policy is to cancel it if the lease is lost."""
         self.cancelled = False
@@ -61,11 +61,9 @@ class AsyncOperation(BaseOperation):
         beat = self._holds()
         if beat is None:
             return
-        guard, key, token = self._guard, self.key, self.token
-        sealed, sent = guard.envelope.checkpoint(data, self.stored), time.monotonic()
-        saved = await async_insist(
-            lambda: guard.store.renew(key, token, lease=guard.policy.lease, checkpoint=sealed), beat.until
-        )
+        store, key, token, lease = self._store, self.key, self.token, self.home.lease
+        sealed, sent = self.home.envelope.checkpoint(data, self.stored), time.monotonic()
+        saved = await async_insist(lambda: store.renew(key, token, lease=lease, checkpoint=sealed), beat.until)
         self._saved(beat, sent, saved)
 
 
@@ -130,10 +128,14 @@ class AsyncGuard(GuardCore):
 
     def begin(self, key: KeyLike, stored: str, claimed: Claimed) -> AsyncOperation:
         """The operation of a claim, with its heartbeat."""
-        operation = AsyncOperation(self, key, stored, claimed)
+        operation = AsyncOperation(self.home, self.store, key, stored, claimed)
         if self.policy.heartbeat and operation.beat is not None:
             self.heartbeat.add(operation.beat)
         return operation
+
+    def unprotected(self, key: KeyLike, stored: str) -> AsyncOperation:
+        """The operation of a claim that the store could not take."""
+        return AsyncOperation(self.home, self.store, key, stored, None)
 
     def drop(self, operation: BaseOperation) -> None:
         """End its heartbeat; may be repeated."""
@@ -198,7 +200,7 @@ class AsyncGuard(GuardCore):
     async def _run_unprotected(self, key: KeyLike, stored: str, token: str, fn: Callable[[], Awaitable[T]]) -> T:
         """As ``Guard._run_unprotected``."""
         try:
-            return await self.run(AsyncOperation(self, key, stored, None), fn)
+            return await self.run(self.unprotected(key, stored), fn)
         except BaseException:
             self.unsure.remember(stored, token)
             raise

@@ -93,7 +93,7 @@ class Batch:
             elif not isinstance(outcome, IdemstoreError):
                 work.answered(ask, outcome)
             elif work.refused(ask, outcome):
-                work.ready.append(Ready(ask.at, Operation(guard, ask.key, ask.stored, None)))
+                work.ready.append(Ready(ask.at, guard.unprotected(ask.key, ask.stored)))
 
     def _run_next(self, work: Work[T, Operation], fn: Callable[[KeyLike], T]) -> None:
         """Run one operation; its error stays its own."""

@@ -90,10 +90,14 @@ class Guard(GuardCore):
 
     def begin(self, key: KeyLike, stored: str, claimed: Claimed) -> Operation:
         """The operation of a claim, with its heartbeat."""
-        running = Operation(self, key, stored, claimed)
+        running = Operation(self.home, self.store, key, stored, claimed)
         if self.policy.heartbeat and running.beat is not None:
             self.heartbeat.add(running.beat)
         return running
+
+    def unprotected(self, key: KeyLike, stored: str) -> Operation:
+        """The operation of a claim that the store could not take."""
+        return Operation(self.home, self.store, key, stored, None)
 
     def drop(self, running: BaseOperation) -> None:
         """End its heartbeat; may be repeated."""
@@ -121,7 +125,7 @@ class Guard(GuardCore):
     def _run_unprotected(self, key: KeyLike, stored: str, token: str, fn: Callable[[], T]) -> T:
         """Run without a claim. Should one be in force after all, others leave it alone, unless the function failed."""
         try:
-            return self.run(Operation(self, key, stored, None), fn)
+            return self.run(self.unprotected(key, stored), fn)
         except BaseException:
             self.unsure.remember(stored, token)
             raise

@@ -46,7 +46,7 @@ from idemstore.outcomes import (
     SettleOutcome,
 )
 from idemstore.policy import Policy, StoreDown, Verdict
-from idemstore.running import BaseOperation, current
+from idemstore.running import BaseOperation, Home, current
 from idemstore.store import Face
 
 log: Final = logging.getLogger("idemstore.guard")
@@ -108,16 +108,10 @@ class GuardCore:
         )
         self.unsure = Unsure()
         self._face = store
-        self.name = store.name
         self._key_bytes = store.limits.key_bytes
-        self.lease = self.policy.lease_seconds
+        self.home = Home(store, self.envelope, self.policy.lease_seconds)
         self._closed = False
         _guards.add(self)
-
-    @property
-    def face(self) -> Face:
-        """The store, in whichever mode."""
-        return self._face
 
     def check_open(self) -> None:
         """Refuse to go on after ``close``."""
@@ -143,8 +137,8 @@ class GuardCore:
         """The stores of running operations of this key that this call is a part of."""
         found, outer = list[Face](), current.get()
         while outer is not None:
-            if outer.live and outer.stored == stored and outer.core.name == self.name:
-                found.append(outer.core.face)
+            if outer.live and outer.stored == stored and outer.home.face.name == self._face.name:
+                found.append(outer.home.face)
             outer = outer.outer
         return found
 

@@ -7,18 +7,24 @@ bare threads. A task that outlives its operation finds it ended.
 import contextvars
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
+from idemstore.envelope import Envelope
 from idemstore.errors import ConfigurationError, LeaseLostError, OperationEnded
 from idemstore.insist import insist
 from idemstore.keepalive import Beat
 from idemstore.keys import KeyLike, redact
 from idemstore.outcomes import Claimed, LeaseLost, SettleOutcome
+from idemstore.policy import Verdict
+from idemstore.store import Face, Store
 
-if TYPE_CHECKING:
-    from idemstore.guard import Guard
-    from idemstore.guard_core import GuardCore
-    from idemstore.policy import Verdict
+
+class Home(NamedTuple):
+    """What an operation needs of its guard."""
+
+    face: Face
+    envelope: Envelope
+    lease: float
 
 
 class BaseOperation:
@@ -30,8 +36,8 @@ class BaseOperation:
         "_checkpoint",
         "attempt",
         "beat",
-        "core",
         "fence",
+        "home",
         "key",
         "live",
         "outer",
@@ -42,14 +48,14 @@ class BaseOperation:
 
     def __init__(
         self,
-        core: "GuardCore",
+        home: Home,
         key: KeyLike,
         stored: str,
         claimed: Claimed | None,
         on_loss: Callable[[], None] | None = None,
     ) -> None:
         """``claimed`` None: it runs unprotected."""
-        self.core, self.key, self.stored = core, key, stored
+        self.home, self.key, self.stored = home, key, stored
         self.outer = current.get()
         self.live = True
         self.settled: Verdict | None = None
@@ -60,7 +66,7 @@ class BaseOperation:
         else:
             self.token, self.fence, self.attempt = claimed.token, claimed.fence, claimed.attempt
             self._checkpoint = claimed.checkpoint
-            self.beat = Beat(key, claimed.token, core.lease, on_loss)
+            self.beat = Beat(key, claimed.token, home.lease, on_loss)
 
     @property
     def protected(self) -> bool:
@@ -73,7 +79,7 @@ class BaseOperation:
         ``UndecodableResult``: it is not taken for none.
         """
         found = self._checkpoint
-        return None if found is None else self.core.envelope.open_checkpoint(found, self.stored)
+        return None if found is None else self.home.envelope.open_checkpoint(found, self.stored)
 
     @property
     def lease_lost(self) -> bool:
@@ -99,11 +105,11 @@ class BaseOperation:
 class Operation(BaseOperation):
     """The running operation of a sync guard."""
 
-    __slots__ = ("_guard",)
+    __slots__ = ("_store",)
 
-    def __init__(self, guard: "Guard", key: KeyLike, stored: str, claimed: Claimed | None) -> None:
-        super().__init__(guard, key, stored, claimed)
-        self._guard = guard
+    def __init__(self, home: Home, store: Store, key: KeyLike, stored: str, claimed: Claimed | None) -> None:
+        super().__init__(home, key, stored, claimed)
+        self._store = store
 
     def checkpoint(self, data: bytes) -> None:
         """Save ``data`` for whoever takes over after a crash or retries after a failure: it comes back as
@@ -113,12 +119,11 @@ class Operation(BaseOperation):
         beat = self._holds()
         if beat is None:
             return
-        guard, key, token = self._guard, self.key, self.token
-        sealed, sent = guard.envelope.checkpoint(data, self.stored), time.monotonic()
-        saved = insist(
-            lambda: guard.store.renew(key, token, lease=guard.policy.lease, checkpoint=sealed), until=beat.until
+        store, key, token, lease = self._store, self.key, self.token, self.home.lease
+        sealed, sent = self.home.envelope.checkpoint(data, self.stored), time.monotonic()
+        self._saved(
+            beat, sent, insist(lambda: store.renew(key, token, lease=lease, checkpoint=sealed), until=beat.until)
         )
-        self._saved(beat, sent, saved)
 
 
 current: Final["contextvars.ContextVar[BaseOperation | None]"] = contextvars.ContextVar(

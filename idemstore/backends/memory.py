@@ -73,10 +73,10 @@ class Engine:
                 self._make_room(now, self.max_records)
             after, outcome = step(before, event, now)
             if after is not before:
-                self.put(key, after, wake=key in self._watchers and _concerns_waiters(before, after))
+                self.put(key, after)
             return outcome
 
-    def put(self, key: str, record: Record | None, wake: bool = True) -> None:
+    def put(self, key: str, record: Record | None) -> None:
         """Store or delete a record, file its end, wake its waiters. The lock is held."""
         before = self.records.get(key)
         old = None if before is None or before.expires_at is None else before.expires_at >> SECOND
@@ -88,9 +88,9 @@ class Engine:
             new = None if record.expires_at is None else record.expires_at >> SECOND
         if old != new:
             self._file(key, old, new)
-        if wake:
-            for watcher in tuple(self._watchers.get(key, ())):
-                watcher()
+        if key in self._watchers and _concerns_waiters(before, record):
+            for wake in tuple(self._watchers[key]):
+                wake()
 
     def _file(self, key: str, old: int | None, new: int | None) -> None:
         """Every record that ends is in the set of the second it ends in, and in no other."""
