@@ -98,7 +98,7 @@ class Policy:
         checks.duration("lease", self.lease)
         checks.retention(self.retention)
         kept = checks.retention(self.failure_retention)
-        longest = checks.back_off(self.max_back_off, None) or 0
+        longest = checks.duration("max_back_off", self.max_back_off)
         if (checks.back_off(self.back_off, kept) or 0) > longest:
             raise ConfigurationError(f"Policy.back_off ({self.back_off}) is beyond max_back_off: raise that, too")
         checks.seconds_to_wait(self.wait)
@@ -146,7 +146,7 @@ class Policy:
     def _pause(self, attempt: int) -> float:
         """The back-off after this attempt, in seconds."""
         first = checks.back_off(self.back_off, None) or 0
-        longest = checks.back_off(self.max_back_off, None) or 0
+        longest = checks.duration("max_back_off", self.max_back_off)
         kept = checks.retention(self.failure_retention)
         pause = min(first << min(attempt - 1, MOST_DOUBLINGS), longest)
         return (pause if kept is None else min(pause, kept)) / MICROSECONDS
