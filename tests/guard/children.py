@@ -21,7 +21,7 @@ def two_steps(url: str, key: str, journal: str) -> None:
         if running.resumed_from is None:
             note(journal, "first")
             running.checkpoint(b"first done")
-            print("ready", flush=True)
+            say("ready")
             time.sleep(600)
         note(journal, "second")
         return "done"
@@ -39,12 +39,18 @@ async def two_async_steps(url: str, key: str, journal: str) -> None:
         if running.resumed_from is None:
             note(journal, "first")
             await running.checkpoint(b"first done")
-            print("ready", flush=True)
+            say("ready")
             await asyncio.sleep(600)
         note(journal, "second")
         return "done"
 
     await guard.call(key, job)
+
+
+def say(line: str) -> None:
+    """Tell whoever reads."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 def note(journal: str, line: str) -> None:
@@ -84,7 +90,7 @@ def last_words(url: str) -> None:
     import atexit
 
     guard = Guard(idemstore.open(url), Policy(lease=60))
-    atexit.register(lambda: print(guard.call("key", lambda: "said"), flush=True))
+    atexit.register(lambda: say(guard.call("key", lambda: "said")))
 
 
 WHAT = {

@@ -92,7 +92,7 @@ def in_child(work: Callable[[], object]) -> object:
             answer = json.dumps(work())
             os.write(writing, answer.encode())
             code = 0
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - the parent tells of it
             import traceback
 
             os.write(writing, json.dumps(traceback.format_exc()).encode())
@@ -249,7 +249,7 @@ def test_fork_with_an_async_guard(store: idemstore.Store):
         async def work() -> str:
             first = store.get(key).record.lease_until
             async with asyncio.timeout(20):
-                while store.get(key).record.lease_until < first + 400_000:
+                while store.get(key).record.lease_until < first + 400_000:  # noqa: ASYNC110 - nobody tells
                     await asyncio.sleep(0.005)
             await async_operation().checkpoint(b"x")
             return "renewed"
