@@ -11,9 +11,8 @@ from idemstore.checks import Duration
 from idemstore.errors import IdemstoreError, StoreClosed, UnsupportedMode, WrongEventLoop
 from idemstore.exchange import AsyncDriver, AsyncWatch, Dialect, Exchange, Snapshot
 from idemstore.keys import KeyLike, redact
-from idemstore.machine import Release
 from idemstore.outcomes import ClaimOutcome, SettleOutcome
-from idemstore.store import DAY, LEASE, MAX_BATCH, MIGRATE_TIMEOUT, Ask, Completion, Face, parents
+from idemstore.store import DAY, LEASE, MAX_BATCH, MIGRATE_TIMEOUT, Ask, Completion, Face, Failure, Renewal, parents
 
 Q = TypeVar("Q")
 R = TypeVar("R")
@@ -78,10 +77,12 @@ class AsyncStore(Face):
             raise
         return answer  # pyright: ignore[reportReturnType] - it does not narrow a TypeVar
 
-    async def _ask_many(self, exchanges: Sequence[Ask[T] | IdemstoreError]) -> list[T | IdemstoreError]:
+    async def _ask_many(
+        self, exchanges: Sequence[Ask[T] | IdemstoreError], timeout: float | None = None
+    ) -> list[T | IdemstoreError]:
         """As ``Store._ask_many``."""
         driver = self._live()
-        deadline = time.monotonic() + self.timeout
+        deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
         steps = flows.batch(exchanges, MAX_BATCH)
         replies: Sequence[object | IdemstoreError] | None = None
         while True:
@@ -147,25 +148,42 @@ class AsyncStore(Face):
     async def release(self, key: KeyLike, token: str) -> SettleOutcome:
         """As ``Store.release``."""
         stored = self._key(key)
-        return await self._ask(self._dialect.release(stored, Release(checks.token(token))), stored)
+        return await self._ask(self._release(stored, token), stored)
 
     async def claim_many(
         self,
         keys: Sequence[KeyLike],
         *,
         fingerprints: Sequence[bytes | None] | None = None,
+        tokens: Sequence[str | None] | None = None,
         lease: Duration = LEASE,
         retention: Duration | None = DAY,
         takeover: bool = True,
     ) -> list[ClaimOutcome | IdemstoreError]:
         """As ``Store.claim_many``."""
-        return await self._ask_many(self._claims(keys, fingerprints, lease, retention, takeover))
+        return await self._ask_many(self._claims(keys, fingerprints, tokens, lease, retention, takeover))
 
     async def complete_many(
         self, items: Iterable[Completion | tuple[KeyLike, str, bytes]], *, retention: Duration | None = DAY
     ) -> list[SettleOutcome | IdemstoreError]:
         """As ``Store.complete_many``."""
         return await self._ask_many(self._completions(items, retention))
+
+    async def fail_many(
+        self, items: Iterable[Failure], *, retention: Duration | None = DAY
+    ) -> list[SettleOutcome | IdemstoreError]:
+        """As ``Store.fail_many``."""
+        return await self._ask_many(self._failures(items, retention))
+
+    async def renew_many(
+        self, items: Iterable[Renewal], *, timeout: float | None = None
+    ) -> list[SettleOutcome | IdemstoreError]:
+        """As ``Store.renew_many``."""
+        return await self._ask_many(self._renewals(items), timeout)
+
+    async def release_many(self, items: Iterable[tuple[KeyLike, str]]) -> list[SettleOutcome | IdemstoreError]:
+        """As ``Store.release_many``."""
+        return await self._ask_many(self._releases(items))
 
     async def get(self, key: KeyLike) -> Snapshot | None:
         """As ``Store.get``."""

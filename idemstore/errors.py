@@ -134,3 +134,105 @@ class StoreMisbehaved(StoreError):
     """The server answered something that its protocol does not allow here: a bug, or another program's functions."""
 
     status = 500
+
+
+# -- guard: what a guarded call raises --------------------------------------------------------------------------------
+
+
+class GuardError(IdemstoreError):
+    """A guarded call did not run its function, or cannot vouch for what became of it."""
+
+
+class UncarriedResult(GuardError):
+    """The codec cannot carry the function's result. The work is done: the key is recorded as completed, the value is
+    not kept. ``value`` has it where the function ran in this call; a replay raises this error without it.
+    """
+
+    value: object = None
+
+
+class UndecodableResult(GuardError):
+    """What is stored cannot be read back with this codec or these keys. It is never taken for absent."""
+
+
+class OperationInFlight(GuardError):
+    """Somebody else runs the operation; try again in ``retry_after`` seconds (its lease ends then, at the latest)."""
+
+    retryable = True
+    status = 409
+
+    def __init__(self, message: str, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class RetryLater(OperationInFlight):
+    """The operation failed and backs off; try again in ``retry_after`` seconds."""
+
+    status = 503
+
+
+class PayloadMismatch(GuardError):
+    """The key was first used with another payload. Nothing ran: use a new key for a new operation."""
+
+    status = 422
+
+
+class OperationAbandoned(GuardError):
+    """An earlier owner vanished half-way and the policy forbids to run again unseen (``takeover=False``). Find out what
+    it did, then settle the record with ``complete``, ``fail`` or ``release`` under ``token``.
+    """
+
+    status = 409
+
+    def __init__(self, message: str, token: str = "", attempt: int = 0, checkpoint: bytes | None = None) -> None:
+        super().__init__(message)
+        self.token, self.attempt, self.checkpoint = token, attempt, checkpoint
+
+
+class ReplayedFailure(GuardError):
+    """The operation failed for good in an earlier call: ``type_name`` and ``message`` of its exception."""
+
+    def __init__(self, type_name: str, message: str) -> None:
+        super().__init__(type_name, message)
+        self.type_name, self.message = type_name, message
+
+    def __str__(self) -> str:
+        """What the earlier call raised."""
+        return f"an earlier call failed with {self.type_name}: {self.message}"
+
+
+class LeaseLostError(GuardError):
+    """Somebody else has taken the key over, so the function may have run twice. ``value`` is what it returned, where it
+    ran to its end; that is not stored.
+    """
+
+    status = 409
+
+    def __init__(self, message: str, value: object = None) -> None:
+        super().__init__(message)
+        self.value = value
+
+
+class CompletionUnknown(GuardError):
+    """The function ran to its end, and the store could not be told within the lease. ``value`` is what the function
+    returned. The key was not released, because the work is done.
+    """
+
+    status = 503
+
+    def __init__(self, message: str, value: object = None) -> None:
+        super().__init__(message)
+        self.value = value
+
+
+class NestedCall(GuardError):
+    """A guarded call was made inside a guarded call of the same key: it would wait for itself."""
+
+
+class OperationEnded(GuardError):
+    """An operation was used after its function had ended, by a task or thread that outlived it."""
+
+
+class GuardClosed(GuardError):
+    """The guard was used after ``close``."""

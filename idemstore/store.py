@@ -42,6 +42,24 @@ class Completion(NamedTuple):
     result: bytes
 
 
+class Failure(NamedTuple):
+    """One item of ``fail_many``; ``retry_after`` in seconds, None: final."""
+
+    key: KeyLike
+    token: str
+    result: bytes
+    retry_after: Duration | None = None
+
+
+class Renewal(NamedTuple):
+    """One item of ``renew_many``; ``lease`` in seconds."""
+
+    key: KeyLike
+    token: str
+    lease: Duration = LEASE
+    checkpoint: bytes | None = None
+
+
 class Face:
     """What both modes share: a dialect, its limits, and how arguments become exchanges."""
 
@@ -106,9 +124,15 @@ class Face:
         return self._dialect.renew(key, Renew(checks.token(token), checks.duration("lease", lease), checkpoint))
 
     def _claim_one(
-        self, key: KeyLike, lease: Duration, retention: Duration | None, fingerprint: bytes | None, takeover: bool
+        self,
+        key: KeyLike,
+        lease: Duration,
+        retention: Duration | None,
+        fingerprint: bytes | None,
+        token: str | None,
+        takeover: bool,
     ) -> Ask[ClaimOutcome]:
-        return self._claim(self._key(key), lease, retention, fingerprint, None, takeover)
+        return self._claim(self._key(key), lease, retention, fingerprint, token, takeover)
 
     def _complete_one(self, key: KeyLike, token: str, result: bytes, retention: Duration | None) -> Ask[SettleOutcome]:
         return self._complete(self._key(key), token, result, retention)
@@ -117,18 +141,16 @@ class Face:
         self,
         keys: Sequence[KeyLike],
         fingerprints: Sequence[bytes | None] | None,
+        tokens: Sequence[str | None] | None,
         lease: Duration,
         retention: Duration | None,
         takeover: bool,
     ) -> list[Ask[ClaimOutcome] | IdemstoreError]:
-        digests = [None] * len(keys) if fingerprints is None else fingerprints
-        if len(digests) != len(keys):
-            raise InvalidInput(
-                f"claim_many got {len(keys)} keys and {len(digests)} fingerprints: give one for each key"
-            )
+        digests = each("fingerprints", fingerprints, len(keys))
+        names = each("tokens", tokens, len(keys))
         return [
-            _item(partial(self._claim_one, key, lease, retention, digest, takeover))
-            for key, digest in zip(keys, digests, strict=True)
+            _item(partial(self._claim_one, key, lease, retention, digest, token, takeover))
+            for key, digest, token in zip(keys, digests, names, strict=True)
         ]
 
     def _completions(
@@ -136,12 +158,44 @@ class Face:
     ) -> list[Ask[SettleOutcome] | IdemstoreError]:
         return [_item(partial(self._complete_one, key, token, result, retention)) for key, token, result in items]
 
+    def _fail_one(self, item: Failure, retention: Duration | None) -> Ask[SettleOutcome]:
+        return self._fail(self._key(item.key), item.token, item.result, retention, item.retry_after)
+
+    def _failures(
+        self, items: Iterable[Failure], retention: Duration | None
+    ) -> list[Ask[SettleOutcome] | IdemstoreError]:
+        return [_item(partial(self._fail_one, item, retention)) for item in items]
+
+    def _renew_one(self, item: Renewal) -> Ask[SettleOutcome]:
+        return self._renew(self._key(item.key), item.token, item.lease, item.checkpoint)
+
+    def _renewals(self, items: Iterable[Renewal]) -> list[Ask[SettleOutcome] | IdemstoreError]:
+        return [_item(partial(self._renew_one, item)) for item in items]
+
+    def _release(self, key: str, token: str) -> Ask[SettleOutcome]:
+        return self._dialect.release(key, Release(checks.token(token)))
+
+    def _release_one(self, key: KeyLike, token: str) -> Ask[SettleOutcome]:
+        return self._release(self._key(key), token)
+
+    def _releases(self, items: Iterable[tuple[KeyLike, str]]) -> list[Ask[SettleOutcome] | IdemstoreError]:
+        return [_item(partial(self._release_one, key, token)) for key, token in items]
+
     def _left(self, deadline: float) -> float:
         """Seconds left of a call that takes more than one round trip."""
         left = deadline - time.monotonic()
         if left <= 0:
             raise StoreTimeout(f"{self.name} did not finish within {self.timeout:g} s: repeating the call is safe")
         return left
+
+
+def each(name: str, values: Sequence[T | None] | None, count: int) -> Sequence[T | None]:
+    """One value for each key of a batch; None where none are given."""
+    if values is None:
+        return [None] * count
+    if len(values) != count:
+        raise InvalidInput(f"{count} keys came with {len(values)} {name}: give one for each key, or None")
+    return values
 
 
 def _item(build: Callable[[], Ask[T]]) -> Ask[T] | IdemstoreError:
@@ -208,10 +262,12 @@ class Store(Face):
             raise
         return answer  # pyright: ignore[reportReturnType] - it does not narrow a TypeVar
 
-    def _ask_many(self, exchanges: Sequence[Ask[T] | IdemstoreError]) -> list[T | IdemstoreError]:
+    def _ask_many(
+        self, exchanges: Sequence[Ask[T] | IdemstoreError], timeout: float | None = None
+    ) -> list[T | IdemstoreError]:
         """Carry many exchanges in as few round trips as the driver can, within one deadline."""
         driver = self._driver or self._live()
-        deadline = time.monotonic() + self.timeout
+        deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
         steps = flows.batch(exchanges, MAX_BATCH)
         replies: Sequence[object | IdemstoreError] | None = None
         while True:
@@ -286,25 +342,46 @@ class Store(Face):
     def release(self, key: KeyLike, token: str) -> SettleOutcome:
         """Give the key back, as if it had never been claimed: the next claim runs at once."""
         stored = self._key(key)
-        return self._ask(self._dialect.release(stored, Release(checks.token(token))), stored)
+        return self._ask(self._release(stored, token), stored)
 
     def claim_many(
         self,
         keys: Sequence[KeyLike],
         *,
         fingerprints: Sequence[bytes | None] | None = None,
+        tokens: Sequence[str | None] | None = None,
         lease: Duration = LEASE,
         retention: Duration | None = DAY,
         takeover: bool = True,
     ) -> list[ClaimOutcome | IdemstoreError]:
-        """Claim many keys at once: one outcome or error for each, in order. A bad item leaves its neighbours alone."""
-        return self._ask_many(self._claims(keys, fingerprints, lease, retention, takeover))
+        """Claim many keys at once: one outcome or error for each, in order. A bad item leaves its neighbours alone.
+        Whoever wants to repeat a claim that got no answer gives the tokens, one for each key.
+        """
+        return self._ask_many(self._claims(keys, fingerprints, tokens, lease, retention, takeover))
 
     def complete_many(
         self, items: Iterable[Completion | tuple[KeyLike, str, bytes]], *, retention: Duration | None = DAY
     ) -> list[SettleOutcome | IdemstoreError]:
         """Complete many ``(key, token, result)`` at once: one outcome or error for each, in order."""
         return self._ask_many(self._completions(items, retention))
+
+    def fail_many(
+        self, items: Iterable[Failure], *, retention: Duration | None = DAY
+    ) -> list[SettleOutcome | IdemstoreError]:
+        """Fail many at once: one outcome or error for each, in order."""
+        return self._ask_many(self._failures(items, retention))
+
+    def renew_many(
+        self, items: Iterable[Renewal], *, timeout: float | None = None
+    ) -> list[SettleOutcome | IdemstoreError]:
+        """Renew many leases at once: one outcome or error for each, in order. ``timeout``: seconds for all of them, the
+        store's unless given; a renewal that takes as long as the lease has come too late.
+        """
+        return self._ask_many(self._renewals(items), timeout)
+
+    def release_many(self, items: Iterable[tuple[KeyLike, str]]) -> list[SettleOutcome | IdemstoreError]:
+        """Give many ``(key, token)`` back at once: one outcome or error for each, in order."""
+        return self._ask_many(self._releases(items))
 
     def get(self, key: KeyLike) -> Snapshot | None:
         """Look at a record without touching it; None where the key is absent. For people and tests, not to decide."""

@@ -88,7 +88,7 @@ class Engine:
             new = None if record.expires_at is None else record.expires_at >> SECOND
         if old != new:
             self._file(key, old, new)
-        if key in self._watchers:
+        if key in self._watchers and _concerns_waiters(before, record):
             for wake in tuple(self._watchers[key]):
                 wake()
 
@@ -174,6 +174,15 @@ class Engine:
         """In a child: the waiters are the parent's."""
         self._watchers = {}
         self.lock.release()
+
+
+def _concerns_waiters(before: Record | None, after: Record | None) -> bool:
+    """Whether a change makes a waiter's next claim worth its while. A heartbeat does not: with many waiters on one key,
+    each would cost as many claims.
+    """
+    if before is None or before.lease_until is None or after is None or after.lease_until is None:
+        return True
+    return after.lease_until < before.lease_until
 
 
 _engines: "weakref.WeakSet[Engine]" = weakref.WeakSet()

@@ -1,0 +1,275 @@
+"""What sync and async guards share: every decision, no I/O.
+
+When a call may begin, what an outcome means for its caller, what is remembered of a claim that got no answer, what a
+store that is down means: it stands here once, and ``Guard`` and ``AsyncGuard`` carry it out.
+"""
+
+import inspect
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Final, Literal, TypeVar, assert_never, cast
+
+from idemstore.binding import Binding, FingerprintOf, KeyOf, ScopeOf
+from idemstore.checks import Duration, new_token
+from idemstore.codec.base import Codec, JsonCodec
+from idemstore.envelope import Envelope
+from idemstore.errors import (
+    CompletionUnknown,
+    ConfigurationError,
+    GuardClosed,
+    IdemstoreError,
+    LeaseLostError,
+    NestedCall,
+    OperationAbandoned,
+    OperationInFlight,
+    PayloadMismatch,
+    RetryLater,
+    StoreFull,
+    StoreUnavailable,
+    TransactionConflict,
+    UncarriedResult,
+    UndecodableResult,
+)
+from idemstore.keys import KeyLike, encode_key, redact
+from idemstore.outcomes import (
+    Abandoned,
+    Claimed,
+    ClaimOutcome,
+    Completed,
+    Failed,
+    InFlight,
+    LeaseLost,
+    Mismatch,
+    SettleOutcome,
+)
+from idemstore.policy import Policy, StoreDown, Verdict
+from idemstore.running import BaseOperation, Home, current
+from idemstore.store import Face
+
+log: Final = logging.getLogger("idemstore.guard")
+
+T = TypeVar("T")
+
+MAX_UNSURE: Final = 10_000
+"""Keys with claims that got no answer, whose tokens are remembered,"""
+MAX_UNSURE_EACH: Final = 8
+"""and how many of them for each key."""
+
+Down = StoreUnavailable | StoreFull
+DOWN: Final = (StoreUnavailable, StoreFull)
+"""What it looks like when a store cannot take a claim."""
+
+
+class Unsure:
+    """Tokens of claims that got no answer. Such a claim may be in force, and then only its own token opens the key
+    before the lease is over. A token is handed out once, to one caller, so no two ever share a claim.
+    """
+
+    def __init__(self) -> None:
+        self.start_over()
+
+    def start_over(self) -> None:
+        """Nothing is remembered: at first, and in a child of ``fork()``, since its parent remembers the same."""
+        self._tokens: dict[str, list[str]] = {}
+        self._lock = threading.Lock()
+
+    def take(self, stored: str) -> str:
+        """A token of an earlier try, the oldest since it is the likeliest to be in force; or a new one."""
+        if self._tokens:
+            with self._lock:
+                tokens = self._tokens.get(stored)
+                if tokens is not None:
+                    token = tokens.pop(0)
+                    if not tokens:
+                        del self._tokens[stored]
+                    return token
+        return new_token()
+
+    def remember(self, stored: str, token: str) -> None:
+        """Keep the token of a claim that got no answer."""
+        with self._lock:
+            if stored not in self._tokens and len(self._tokens) >= MAX_UNSURE:
+                del self._tokens[next(iter(self._tokens))]
+            tokens = self._tokens.setdefault(stored, [])
+            if len(tokens) < MAX_UNSURE_EACH:
+                tokens.append(token)
+
+
+class GuardCore:
+    """A store's face, a policy, a codec, and what follows from them."""
+
+    def __init__(self, store: Face, policy: Policy | None, codec: Codec[T] | None) -> None:
+        self.policy = policy if policy is not None else Policy()
+        self.envelope = Envelope(
+            JsonCodec() if codec is None else cast("Codec[object]", codec), store.limits.value_bytes
+        )
+        self.unsure = Unsure()
+        self._face = store
+        self._key_bytes = store.limits.key_bytes
+        self.home = Home(store, self.envelope, self.policy.lease_seconds)
+        self._closed = False
+        _guards.add(self)
+
+    def check_open(self) -> None:
+        """Refuse to go on after ``close``."""
+        if self._closed:
+            raise GuardClosed("the guard is closed: make a new one")
+
+    def enter(self, key: KeyLike) -> str:
+        """The stored key, if a call may begin."""
+        if self._closed:
+            self.check_open()
+        stored = encode_key(key, self._key_bytes)
+        if current.get() is not None and any(face is self._face for face in self._outer(stored)):
+            raise nested(stored)
+        return stored
+
+    def wait(self, stored: str) -> Duration:
+        """How long a claim may wait: not for an operation that this call is a part of (over another store object, on
+        what may be the same records).
+        """
+        return 0 if current.get() is not None and self._outer(stored) else self.policy.wait
+
+    def _outer(self, stored: str) -> list[Face]:
+        """The stores of running operations of this key that this call is a part of."""
+        found, outer = list[Face](), current.get()
+        while outer is not None:
+            if outer.live and outer.stored == stored and outer.home.face.name == self._face.name:
+                found.append(outer.home.face)
+            outer = outer.outer
+        return found
+
+    def proceeds(self, error: IdemstoreError) -> bool:
+        """Whether the function runs all the same. Not in a transaction that must be run again anyway."""
+        return self.policy.store_down is StoreDown.PROCEED and not isinstance(error, TransactionConflict)
+
+    def no_answer(self, stored: str, token: str, error: Down) -> None:
+        """A claim that the store could not take. Returns where the function is to run unprotected; else raises."""
+        if not self.proceeds(error):
+            self.unsure.remember(stored, token)
+            raise error
+        log.warning("running %s unprotected, the store cannot take its claim: %s", redact(stored), error)
+
+    def answer(self, outcome: ClaimOutcome, stored: str) -> object:
+        """What a caller gets who does not run the function: the stored value, or an error."""
+        name = redact(stored)
+        match outcome:
+            case Completed(result):
+                return self.envelope.open_value(result, stored)
+            case Failed(result, None):
+                raise self.envelope.open_failure(result, stored)
+            case Failed(_, retry_after):
+                raise RetryLater(f"{name} failed and backs off: try again in {retry_after:.3f} s", retry_after or 0.0)
+            case InFlight(retry_after):
+                if current.get() is not None and self._outer(stored):
+                    raise nested(stored)
+                raise OperationInFlight(f"{name} is running elsewhere: try again in a moment", retry_after)
+            case Mismatch():
+                raise PayloadMismatch(f"{name} was first used with another payload: use a new key for a new operation")
+            case Abandoned():
+                raise self._abandoned(outcome, stored)
+            case Claimed():
+                raise AssertionError("a claim is run, not answered")
+            case _:
+                assert_never(outcome)
+
+    def _abandoned(self, outcome: Abandoned, stored: str) -> OperationAbandoned:
+        """The error for a half-run operation; a checkpoint that cannot be opened is handed over as it is stored."""
+        text = (
+            f"the owner of {redact(stored)} vanished half-way (attempt {outcome.attempt}): find out what it did, then "
+            "settle the record with complete, fail or release under the token of this error"
+        )
+        checkpoint = outcome.checkpoint
+        try:
+            if checkpoint is not None:
+                checkpoint = self.envelope.open_checkpoint(checkpoint, stored)
+        except UndecodableResult as error:
+            text += f"; its checkpoint is given as it is stored: {error}"
+        return OperationAbandoned(text, outcome.token, outcome.attempt, checkpoint)
+
+    def finished(self, running: BaseOperation, answer: SettleOutcome, value: T, trouble: UncarriedResult | None) -> T:
+        """What the caller gets once the completion was answered."""
+        if isinstance(answer, LeaseLost):
+            raise LeaseLostError(
+                f"the function of {redact(running.stored)} finished, but somebody else owns the key now: it may have "
+                "run twice; its value is in this error and is not stored",
+                value,
+            )
+        if trouble is not None:
+            raise trouble
+        return value
+
+    def unknown(self, running: BaseOperation, value: object, error: IdemstoreError) -> CompletionUnknown:
+        """The completion could not be recorded."""
+        return CompletionUnknown(
+            f"the function of {redact(running.stored)} finished, but the store could not be told: {error}. The key was "
+            "not released, because the work is done; its value is in this error",
+            value,
+        )
+
+    def check_begin(self, running: BaseOperation) -> None:
+        """An operation whose lease was lost before its function began does not run: its new owner does that."""
+        if running.lease_lost:
+            raise LeaseLostError(
+                f"the lease of {redact(running.stored)} was lost before its function began: it did not run"
+            )
+
+    def told_failure(
+        self, running: BaseOperation, error: BaseException, verdict: Verdict, answer: SettleOutcome
+    ) -> None:
+        """What recording a failure was answered."""
+        if isinstance(answer, LeaseLost):
+            self.not_recorded(running, error, "somebody else has taken the key over")
+        else:
+            running.settled = verdict
+
+    def not_recorded(self, running: BaseOperation, error: BaseException, why: object) -> None:
+        """A failure that could not be recorded: the key frees itself when its lease ends."""
+        error.add_note(f"idemstore: the failure was not recorded under {redact(running.stored)}: {why}")
+        log.warning("failure of %s not recorded: %s", redact(running.stored), why)
+
+    def bind(
+        self,
+        fn: Callable[..., object],
+        key: KeyOf,
+        scope: ScopeOf,
+        fingerprint: FingerprintOf,
+        mode: Literal["sync", "async"],
+    ) -> Binding:
+        """How calls of a decorated function are identified."""
+        name = getattr(fn, "__qualname__", repr(fn))
+        if not callable(fn):
+            raise ConfigurationError(f"{name} cannot be called: put the guard's decorator below @classmethod and such")
+        if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+            raise ConfigurationError(f"{name} is a generator: a guard stores one result; return a value")
+        if inspect.iscoroutinefunction(fn) != (mode == "async"):
+            raise ConfigurationError(f"{name} does not fit this guard: use Guard for def, AsyncGuard for async def")
+        return Binding(fn, key, scope, fingerprint)
+
+    def close(self) -> None:
+        """Refuse further calls; those that run go on. The store stays open: it is yours."""
+        self._closed = True
+
+
+def nested(stored: str) -> NestedCall:
+    """The error of a call that would wait for itself."""
+    return NestedCall(
+        f"the guarded function of {redact(stored)} called a guard with its own key: it would wait for itself; use "
+        "another key or scope for the inner operation"
+    )
+
+
+_guards: "weakref.WeakSet[GuardCore]" = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """In a child process: what is remembered is the parent's."""
+    for guard in list(_guards):
+        guard.unsure.start_over()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
