@@ -106,7 +106,7 @@ def test_bad_urls(url, error):
 
 
 def test_sync_asyncpg_is_refused():
-    """asyncpg has no sync form; the error names the driver that has."""
+    """A sync store on asyncpg there is not; the error names the driver that has one."""
     with pytest.raises(UnsupportedMode, match="psycopg"):
         idemstore.open("postgresql+asyncpg://h/db")
 

@@ -81,7 +81,7 @@ def test_nothing_is_installed_silently(lab, schema):
 
 
 def test_migrate_at_open(lab, schema):
-    """``?migrate=1`` installs before the first call, whichever it is; the next store finds it done and writes nothing."""
+    """``?migrate=1`` installs before the first call, whichever it is; the next store finds it done, writes nothing."""
     url = at(lab.subject.url, schema=schema, migrate=1)
     store = lab.open(url)
     assert isinstance(store.claim_many(["a", "b"])[0], Claimed)

@@ -102,38 +102,39 @@ def test_batches_in_opposite_orders(lab):
     assert lab.subject.execute(TROUBLE) == trouble
 
 
+def singles(store, keys, seed):
+    """A client that claims keys one by one, and gives them back or fails them."""
+    chance, owned = random.Random(seed), []
+    for _ in range(30):
+        key = chance.choice(keys)
+        outcome = store.claim(key, lease=60)
+        if isinstance(outcome, Claimed):
+            owned.append((key, outcome.token))
+        if owned and chance.random() < 0.6:
+            settle = chance.choice([store.release, partial(store.fail, result=b"n", retry_after=0)])
+            settle(*owned.pop())
+    for key, token in owned:
+        store.release(key, token)
+
+
+def batches(store, keys, seed):
+    """A client that claims them all at once, in any order, and purges."""
+    chance = random.Random(seed)
+    for _ in range(10):
+        order = chance.sample(keys, len(keys))
+        answers = store.claim_many(order)
+        assert not [answer for answer in answers if isinstance(answer, IdemstoreError)]
+        for key, answer in zip(order, answers, strict=True):
+            if isinstance(answer, Claimed):
+                store.release(key, answer.token)
+        store.purge(10)
+
+
 def test_batches_among_single_calls(lab):
     """Batches, single claims, completions, releases and purges on the same few keys: no error, no deadlock."""
     trouble = lab.subject.execute(TROUBLE)
     keys = [lab.key() for _ in range(6)]
-
-    def singles(seed):
-        chance, owned = random.Random(seed), []
-        for _ in range(30):
-            key = chance.choice(keys)
-            match lab.store.claim(key, lease=60):
-                case Claimed(token=token):
-                    owned.append((key, token))
-                case _:
-                    pass
-            if owned and chance.random() < 0.6:
-                key, token = owned.pop()
-                chance.choice([lab.store.release, partial(lab.store.fail, result=b"n", retry_after=0)])(key, token)
-        for key, token in owned:
-            lab.store.release(key, token)
-
-    def batches(seed):
-        chance = random.Random(seed)
-        for _ in range(10):
-            order = chance.sample(keys, len(keys))
-            answers = lab.store.claim_many(order)
-            assert not [answer for answer in answers if isinstance(answer, IdemstoreError)]
-            for key, answer in zip(order, answers, strict=True):
-                if isinstance(answer, Claimed):
-                    lab.store.release(key, answer.token)
-            lab.store.purge(10)
-
-    calls = [lab.background(partial(work, seed)) for seed in range(6) for work in (singles, batches)]
+    calls = [lab.background(partial(work, lab.store, keys, seed)) for seed in range(6) for work in (singles, batches)]
     for call in calls:
         call.result()
     assert lab.subject.execute(TROUBLE) == trouble

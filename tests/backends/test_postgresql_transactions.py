@@ -44,7 +44,7 @@ class SyncCaller:
         return self.lab.store.on(self.connection)
 
     def begin(self, level="read committed"):
-        """psycopg begins by itself, at the first statement."""
+        """Psycopg begins by itself, at the first statement."""
         self.connection.isolation_level = psycopg.IsolationLevel[level.replace(" ", "_").upper()]
 
     def execute(self, text, *args):
@@ -205,7 +205,7 @@ def test_answers_of_a_batch_without_values(lab, caller):
 
 @pytest.mark.parametrize("level", LEVELS[1:])
 def test_conflict_of_a_stricter_caller(lab, caller, level):
-    """A record that appeared after the caller's snapshot is a conflict that says: run the transaction again. It helps."""
+    """A record that appeared after the caller's snapshot is a conflict that says: run it again. It helps."""
     key = lab.key()
     caller.begin(level)
     caller.execute("SELECT 1 WHERE 'x' = $1", "y")
@@ -334,7 +334,8 @@ def test_lost_connection(lab, caller):
     caller.begin()
     claimed(caller.store().claim(key))
     lab.subject.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state = 'idle in transaction' AND query LIKE %(q)s",
+        """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+           WHERE state = 'idle in transaction' AND query LIKE %(q)s""",
         q=f"%{lab.subject.table}%",
     )
     raises(StoreUnavailable, partial(caller.store().claim, key))
@@ -377,10 +378,10 @@ def test_connections_of_a_pool(lab):
         async with (
             asyncpg.create_pool(lab.subject._server, min_size=1, max_size=1) as pool,
             pool.acquire() as connection,
+            connection.transaction(),
         ):
-            async with connection.transaction():
-                claim = claimed(await store.on(connection).claim(key))
-                done(await store.on(connection).complete(key, claim.token, b"r"))
+            claim = claimed(await store.on(connection).claim(key))
+            done(await store.on(connection).complete(key, claim.token, b"r"))
 
     lab.store.thread.call(use(lab.store.inner))
     assert lab.store.claim(key) == Completed(b"r")
