@@ -44,7 +44,7 @@ def row(mode: str, times: list[tuple[float, float]]) -> Row:
 
 def measure(url: str, address: Address, rounds: int = ROUNDS) -> Row:
     """Sync."""
-    times = []
+    times, keys = [], []
     with redis.Redis(*address) as client, idemstore.open(url) as store:
         digest = client.script_load(BARE)
         for number in range(rounds + WARM_UP):
@@ -53,16 +53,19 @@ def measure(url: str, address: Address, rounds: int = ROUNDS) -> Row:
             client.evalsha(digest, 1, key)
             client.evalsha(digest, 1, key)
             middle = time.perf_counter()
-            claim = store.claim(key, retention=60)
+            claim = store.claim(key)
             assert isinstance(claim, idemstore.Claimed)
-            store.complete(key, claim.token, b"a result", retention=60)
+            store.complete(key, claim.token, b"a result")
             times.append((middle - start, time.perf_counter() - middle))
+            keys.append(key)
+        for key in keys:
+            store.forget(key)
     return row("sync", times)
 
 
 async def measure_async(url: str, address: Address, rounds: int = ROUNDS) -> Row:
     """Async."""
-    times = []
+    times, keys = [], []
     async with redis.asyncio.Redis(host=address.host, port=address.port) as client, idemstore.open_async(url) as store:
         digest = await client.script_load(BARE)
         for number in range(rounds + WARM_UP):
@@ -71,10 +74,13 @@ async def measure_async(url: str, address: Address, rounds: int = ROUNDS) -> Row
             await client.evalsha(digest, 1, key)
             await client.evalsha(digest, 1, key)
             middle = time.perf_counter()
-            claim = await store.claim(key, retention=60)
+            claim = await store.claim(key)
             assert isinstance(claim, idemstore.Claimed)
-            await store.complete(key, claim.token, b"a result", retention=60)
+            await store.complete(key, claim.token, b"a result")
             times.append((middle - start, time.perf_counter() - middle))
+            keys.append(key)
+        for key in keys:
+            await store.forget(key)
     return row("async", times)
 
 

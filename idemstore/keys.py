@@ -19,6 +19,7 @@ Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 
 _MAX_DEPTH: Final = 200
 _MAX_EXACT: Final = 2**53
+_MAX_BITS: Final = 13_000
 
 
 def encode_key(key: KeyLike, max_bytes: int) -> str:
@@ -96,7 +97,7 @@ def _canonical(value: Json, depth: int) -> Json:
     if value is None or isinstance(value, (bool, str)):
         return value
     if isinstance(value, int):
-        return int(value)
+        return _integer(value)
     if isinstance(value, float):
         return _number(value)
     if isinstance(value, Mapping):
@@ -107,6 +108,13 @@ def _canonical(value: Json, depth: int) -> Json:
         f"payload holds a {type(value).__name__}, which has no canonical form: "
         "turn it into str, int, float, bool, None, list or dict first, or fingerprint bytes"
     )
+
+
+def _integer(value: int) -> int:
+    """A plain int, of a size that Python agrees to print."""
+    if value.bit_length() > _MAX_BITS:
+        raise InvalidPayload("payload holds an integer of thousands of digits: send it as text")
+    return int(value)
 
 
 def _number(value: float) -> int | float:

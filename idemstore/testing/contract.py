@@ -13,10 +13,12 @@ Each topic is a class in a module of its own; every test gets a ``Lab``.
 """
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 import pytest
 
 from idemstore.testing.contract_admin import AdminContract, BatchContract, TripContract
+from idemstore.testing.contract_cancel import CancelContract
 from idemstore.testing.contract_claim import ClaimContract
 from idemstore.testing.contract_fingerprint import FingerprintContract
 from idemstore.testing.contract_input import KeyContract, ValueContract
@@ -47,16 +49,22 @@ class StoreContract(
     WaitContract,
     RaceContract,
     ResendContract,
+    CancelContract,
     StormContract,
     HistoryContract,
     ModelContract,
 ):
     """The whole contract."""
 
+    modes: ClassVar[tuple[Mode, ...]] = MODES
+    """The modes that the backend has."""
+
     @pytest.fixture(params=MODES)
     def mode(self, request: pytest.FixtureRequest) -> Mode:
         """Sync and async, through the same tests."""
         mode: Mode = request.param
+        if mode not in self.modes:
+            pytest.skip(f"the backend has no {mode} mode")
         return mode
 
     @pytest.fixture

@@ -5,6 +5,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import cast
 
+from hypothesis import HealthCheck, given, settings
+from hypothesis.strategies import binary, characters, text
+
 from idemstore.errors import InvalidKey, ResultTooLarge
 from idemstore.keys import KeyLike
 from idemstore.outcomes import Completed
@@ -185,6 +188,7 @@ class KeyContract:
         assert faults.round_trips == 0
 
 
+TEXT = text(characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20)
 RESULTS = (
     b"",
     b"\x00",
@@ -229,6 +233,23 @@ class ValueContract:
             assert found is not None
             assert (found.record.result, found.record.checkpoint) == (result, result)
             assert claimed(lab.store.claim(key)).checkpoint == result
+
+    def test_any_key_and_result(self, lab: Lab) -> None:
+        """Whatever text and bytes Hypothesis thinks of: claimed once, and replayed as it was stored."""
+        base = lab.key()
+        stored: dict[KeyLike, bytes] = {}
+
+        @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+        @given(TEXT, TEXT, binary(max_size=50))
+        def check(scope: str, name: str, result: bytes) -> None:
+            key = (base, scope, name)
+            answer = lab.store.claim(key)
+            if key not in stored:
+                done(lab.store.complete(key, claimed(answer).token, result))
+                stored[key] = result
+            assert lab.store.claim(key) == Completed(stored[key])
+
+        check()
 
     def test_large_result(self, lab: Lab) -> None:
         """A result of 1 MiB, and one around every power of two below."""

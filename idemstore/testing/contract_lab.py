@@ -12,7 +12,7 @@ import idemstore
 from idemstore.async_store import AsyncStore
 from idemstore.errors import IdemstoreError
 from idemstore.keys import KeyLike, encode_key
-from idemstore.outcomes import Abandoned, Claimed, ClaimOutcome, Completed, Done, Failed, InFlight, SettleOutcome
+from idemstore.outcomes import Abandoned, Claimed, Completed, Done, Failed, InFlight, SettleOutcome
 from idemstore.store import Store
 from idemstore.testing.blocking import PATIENCE, BlockingStore, Client, LoopThread
 from idemstore.testing.faults import Faults, Stop, inject
@@ -149,7 +149,7 @@ def raises(kind: type[X], call: Callable[[], object], what: object = "the call")
     raise AssertionError(f"{what!r} was answered {answer!r}, not refused by {kind.__name__}")
 
 
-def claimed(outcome: ClaimOutcome) -> Claimed:
+def claimed(outcome: object) -> Claimed:
     """The outcome, which must be a claim."""
     return expect(Claimed, outcome)
 

@@ -61,13 +61,17 @@ class NetworkContract:
         return urlunsplit(parts._replace(netloc=f"{user}{at}127.0.0.1:{port}"))
 
     def behind(self, lab: Lab, proxy: Proxy, timeout: float | None = None) -> Client:
-        """A store that reaches the server through the proxy, and has done so once."""
+        """A store that reaches the server through the proxy, and has done so once, with every call that is counted: a
+        client may prepare a statement when it first needs it.
+        """
         url = self.through(lab.subject.url, proxy.port)
         if timeout is not None:
             url += f"{'&' if '?' in url else '?'}timeout={timeout}"
         store = lab.open(url)
         for _ in range(2):
-            done(store.complete(key := lab.key("warm-up"), claimed(store.claim(key)).token, b"r"))
+            token = claimed(store.claim(key := lab.key("warm-up"))).token
+            done(store.renew(key, token))
+            done(store.complete(key, token, b"r"))
         return store
 
     def resends(self, lab: Lab) -> bool:

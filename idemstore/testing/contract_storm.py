@@ -98,6 +98,23 @@ class StormContract:
         assert len(winners(history)) == CLIENTS
         assert len(granted) == 1
 
+    def test_storm_of_batches(self, lab: Lab) -> None:
+        """Eight clients claim the same keys in different orders, in batches: one winner for each key, no deadlock."""
+        keys = [lab.key() for _ in range(40)]
+        orders = [keys[n * 5 :] + keys[: n * 5] for n in range(4)]
+        orders += [list(reversed(order)) for order in orders]
+        calls = [lab.background(partial(lab.store.claim_many, order)) for order in orders]
+        granted = [
+            (key, answer)
+            for order, call in zip(orders, calls, strict=True)
+            for key, answer in zip(order, call.result(), strict=True)
+            if not isinstance(answer, InFlight)
+        ]
+        assert sorted(key for key, _ in granted) == sorted(keys)
+        items = [(key, claimed(answer).token, key.encode()) for key, answer in granted]
+        replays = [lab.background(partial(lab.store.complete_many, items[n:] + items[:n])) for n in range(0, 40, 5)]
+        assert all(call.result() == [Done()] * 40 for call in replays)
+
     def test_storm_of_stores(self, lab: Lab) -> None:
         """The same with a store, and so connections, of each client's own."""
         key = lab.key()

@@ -8,6 +8,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple
 
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
 from idemstore.async_store import AsyncStore
 from idemstore.backends.memory import AsyncMemoryDriver, Engine, MemoryDialect, MemoryDriver
 from idemstore.machine import Complete, Fail, Release, Renew
@@ -16,6 +19,7 @@ from idemstore.testing import mutations as m
 from idemstore.testing.contract import StoreContract
 from idemstore.testing.contract_lab import Lab, Mode
 from idemstore.testing.families.memory import MemorySubject
+from idemstore.testing.model import model_of
 
 VALUE_BYTES: Final = 64 * 2**20
 
@@ -29,11 +33,13 @@ class Mutant(NamedTuple):
     dialect: type[MemoryDialect] = MemoryDialect
     driver: type[MemoryDriver] = MemoryDriver
     async_driver: type[AsyncMemoryDriver] = AsyncMemoryDriver
+    sequential: bool = False
+    """Whether a sequence of calls is enough to show it, so that the model must find it, too."""
 
 
 def stepping(name: str, step: m.Step, *tests: str) -> Mutant:
     """A mutant with another step."""
-    return Mutant(name, tests, partial(m.MutantEngine, step))
+    return Mutant(name, tests, partial(m.MutantEngine, step), sequential=True)
 
 
 MUTANTS: Final = (
@@ -136,6 +142,27 @@ class MutantLab(Lab):
         return AsyncStore(
             mutant.dialect(VALUE_BYTES), lambda: mutant.async_driver(engine), timeout=5.0, name=mutant.name
         )
+
+
+def found_by_model(mutant: Mutant) -> bool:
+    """Whether the Hypothesis model, by itself, finds the fault; always the same examples are tried."""
+    with MutantLab(mutant, "sync") as lab:
+        try:
+            run_state_machine_as_test(
+                model_of(lab),
+                settings=settings(
+                    max_examples=300,
+                    stateful_step_count=40,
+                    deadline=None,
+                    database=None,
+                    derandomize=True,
+                    phases=[Phase.generate],
+                    suppress_health_check=[HealthCheck.too_slow],
+                ),
+            )
+        except AssertionError:
+            return True
+    return False
 
 
 def catch(mutant: Mutant, mode: Mode, test: str) -> str | None:

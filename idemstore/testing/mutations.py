@@ -24,7 +24,7 @@ from idemstore.outcomes import DONE, LEASE_LOST, Claimed, ClaimOutcome, Complete
 Outcome = ClaimOutcome | SettleOutcome
 Step = Callable[[Record | None, Event, int], tuple[Record | None, Outcome]]
 
-PATIENCE: Final = 2.0
+PATIENCE: Final = 3.0
 """How long the waiters of a mutant wait (seconds): a test that fails ends soon."""
 
 

@@ -112,10 +112,13 @@ class Proxy:
 
     def close(self) -> None:
         """Close everything and end the thread; may be called twice."""
+        if self._closing:
+            return
         self._closing = True
-        if self._thread.is_alive():
-            self._nudge()
-            self._thread.join(PATIENCE)
+        self._nudge()
+        self._thread.join(PATIENCE)
+        os.close(self._woken)
+        os.close(self._wake)
 
     def __enter__(self) -> Self:
         """Use it in a ``with`` block."""
@@ -141,8 +144,6 @@ class Proxy:
                 self._end(link)
             self._selector.close()
             self._listener.close()
-            os.close(self._wake)
-            os.close(self._woken)
 
     def _turn(self) -> None:
         """One look at everything."""

@@ -97,10 +97,15 @@ def _threads(store: Client, key: KeyLike, scripts: Sequence[Script]) -> list[Ope
     threads = [
         threading.Thread(target=client, args=item, name="idemstore-client", daemon=True) for item in enumerate(scripts)
     ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(PATIENCE)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # many more points at which threads of one process may meet
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE)
+    finally:
+        sys.setswitchinterval(interval)
     if errors:
         raise errors[0]
     return history
@@ -118,11 +123,11 @@ async def _tasks(store: AsyncStore, key: KeyLike, scripts: Sequence[Script]) -> 
             outcome = await perform(store, key, event)
             history.append(Operation(number, event, outcome, start, next(order)))
 
-    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
-        for number, script in enumerate(scripts):
-            group.create_task(client(number, script))
+    async with asyncio.timeout(PATIENCE):
+        clients = [asyncio.create_task(client(number, script)) for number, script in enumerate(scripts)]
         await asyncio.sleep(0)
         gate.set()
+        await asyncio.gather(*clients)
     return history
 
 

@@ -1,6 +1,6 @@
 """What the contract must be able to do to a backend behind its back: age a record, damage it, see whether it is there.
 
-Every family ships one ``Subject``; a third-party backend brings its own. Times are shifted by the harness, so that no test
+Every family ships one ``Subject``; a third-party backend brings its own. Times are shifted by the harness, so no test
 sleeps until a lease or a retention is over.
 """
 

@@ -50,9 +50,15 @@ def subject(server):
 
 
 @pytest.fixture(params=MODES)
-def lab(request, subject):
+def mode(request):
+    """Both modes."""
+    return request.param
+
+
+@pytest.fixture
+def lab(mode, subject):
     """A store in each mode."""
-    with Lab(subject, request.param) as made:
+    with Lab(subject, mode) as made:
         yield made
 
 
@@ -142,6 +148,35 @@ def test_unix_socket(lab, server):
     assert isinstance(store.claim(key), Claimed)
     assert lab.store.get(key) is None, "that is another database"
     assert store.forget(key)
+
+
+@pytest.mark.parametrize("name", ["redis", "valkey", "redis8"])
+def test_tls(mode, server_pool, name):
+    """Through TLS with the server's authority, by either name of the option; by redis://, without it, or with another
+    authority: one clear error each.
+    """
+    server = server_pool.get(name)
+    if "tls" not in server.endpoints:
+        pytest.skip(f"{name} was built without TLS")
+    url = server.endpoints["tls"]
+    bare, options = url.partition("?")[::2]
+    with Lab(RedisSubject(name, server.url), mode) as lab:
+        for good in (url, url.replace("rediss:", "valkeys:"), f"{bare}?ssl_{options}", f"{bare}?cert_reqs=none"):
+            assert isinstance(lab.open(f"{good}&prefix={lab.subject.prefix}").claim(lab.key()), Claimed)
+        with within(1):
+            error = raises(ConfigurationError, lab.open(f"{bare}?timeout=1").ping)
+        assert "ca_certs" in str(error)
+        plain = bare.replace("s://", "://", 1)
+        with within(1):
+            raises(StoreUnavailable, lab.open(f"{plain}?timeout=1").ping)
+        lab.subject.close()
+
+
+def test_tls_to_a_plain_server(lab, server):
+    """A handshake that nobody answers ends with the time-out."""
+    url = server.url.replace("redis://", "rediss://")
+    with within(0.5):
+        raises(StoreUnavailable, lab.open(f"{url}?timeout=0.5").ping)
 
 
 def test_wrong_database(lab, server):
@@ -329,15 +364,13 @@ def test_a_cancelled_call_leaves_no_reply_to_others(subject, proxy):
         async with idemstore.open_async(url) as store:
             token = claimed(await store.claim("cancelled-a")).token
             assert await store.complete("cancelled-a", token, b"a") == Done()
-            for _ in range(3):
+            for call in (store.claim, lambda key: store.claim_many([key] * 5), store.get) * 2:
                 proxy.stall()
-                call = asyncio.create_task(store.claim("cancelled-a"))
-                many = asyncio.create_task(store.claim_many(["cancelled-a"] * 5))
+                task = asyncio.create_task(call("cancelled-a"))
                 await asyncio.sleep(0.05)
-                for task in (call, many):
-                    task.cancel()
-                    with pytest.raises(asyncio.CancelledError):
-                        await task
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
                 proxy.resume()
                 other = claimed(await store.claim("cancelled-b"))
                 assert isinstance(await store.claim("cancelled-b"), InFlight)
@@ -347,10 +380,10 @@ def test_a_cancelled_call_leaves_no_reply_to_others(subject, proxy):
 
 
 def test_cancelled_waiters_leave_the_pool_whole(subject, proxy):
-    """asyncio: tasks that are cancelled while they wait for a connection, or make one, take no place with them."""
+    """asyncio: tasks that are cancelled while they wait for a connection, or make one (SELECT), take no place along."""
 
     async def main():
-        url = f"redis://127.0.0.1:{proxy.port}/0?prefix={subject.prefix}&max_connections=2&timeout=5"
+        url = f"redis://127.0.0.1:{proxy.port}/1?prefix={subject.prefix}&max_connections=2&timeout=5"
         async with idemstore.open_async(url) as store:
             for _ in range(5):
                 proxy.stall()
@@ -362,6 +395,8 @@ def test_cancelled_waiters_leave_the_pool_whole(subject, proxy):
                 proxy.resume()
             answers = await asyncio.gather(*(store.claim(f"pool-{number}") for number in range(50)))
             assert len(answers) == 50
+            for number in range(50):
+                assert await store.forget(f"pool-{number}")
 
     asyncio.run(main())
 
@@ -433,6 +468,26 @@ def test_down_and_up_again(lab, proxy):
         raises(StoreUnavailable, partial(store.complete, key, token, b"r"))
     proxy.accept()
     assert store.complete(key, token, b"r") == Done()
+
+
+def test_failed_connections_take_no_place(lab, proxy):
+    """Connections that could not be made (they fail at SELECT) leave the pool as it was."""
+    store = lab.open(f"redis://127.0.0.1:{proxy.port}/1?timeout=2&max_connections=1&prefix={lab.subject.prefix}")
+    proxy.cut(refuse=True)
+    for _ in range(3):
+        raises(StoreUnavailable, store.ping)
+        raises(StoreUnavailable, partial(claim_first, store))
+    proxy.accept()
+    key = lab.key()
+    assert isinstance(store.claim(key), Claimed)
+    assert store.forget(key)
+
+
+def claim_first(store):
+    """The only item of a batch, whose error is raised."""
+    (answer,) = store.claim_many(["k"])
+    if isinstance(answer, IdemstoreError):
+        raise answer
 
 
 def test_killed_clients(lab, subject):

@@ -1,8 +1,10 @@
 """The Redis family without a server: URLs, packing, replies, routing."""
 
+import re
 import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,7 +14,7 @@ from redis.crc import key_slot
 from idemstore.backends.redis import routing, script
 from idemstore.backends.redis.dialect import NOSCRIPT, RedisDialect, Request, wrote
 from idemstore.backends.redis.faults import Fault
-from idemstore.backends.redis.options import Address, Topology, read_target
+from idemstore.backends.redis.options import Address, RedisOptions, Topology, read_target
 from idemstore.backends.redis.resp import LARGE, joined, pack, pack_after
 from idemstore.backends.redis.routing import Attempts, Batch
 from idemstore.errors import (
@@ -219,13 +221,13 @@ def test_forgotten_script_is_sent_with_its_source():
 @pytest.mark.parametrize(
     ("reply", "outcome"),
     [
-        ([b"claimed", 7, 1, None], Claimed("token", 7, 1)),
+        (b"claimed 7 1", Claimed("token", 7, 1)),
         ([b"claimed", 7, 2, b""], Claimed("token", 7, 2, b"")),
-        ([b"in-flight", 1_500_000], InFlight(1.5)),
+        (b"in-flight 1500000", InFlight(1.5)),
         ([b"completed", b""], Completed(b"")),
         ([b"failed", b"x"], Failed(b"x")),
         ([b"failed", b"x", 500_000], Failed(b"x", 0.5)),
-        ([b"mismatch"], Mismatch()),
+        (b"mismatch", Mismatch()),
         ([b"abandoned", b"owner", 7, 3, b"c"], Abandoned("owner", 7, 3, b"c")),
     ],
 )
@@ -274,7 +276,10 @@ def test_corrupt_replies():
         DIALECT.claim("k", CLAIM).parse([b"abandoned", b"\xff", 7, 3, None])
 
 
-@pytest.mark.parametrize("reply", [None, [], b"OK", b"", [b"claimed"], [None], [b"record", 1], [[b"done"]], [b"done"]])
+@pytest.mark.parametrize(
+    "reply",
+    [None, [], b"OK", b"", b"claimed", b"claimed x 1", b"in-flight", [b"claimed"], [None], [b"record", 1], [[b"done"]]],
+)
 def test_odd_replies(reply):
     """What no script of ours answers is StoreMisbehaved, for every operation."""
     for exchange in (*EVERY, DIALECT.ping(), DIALECT.forget("k"), DIALECT.migrate()):
@@ -284,9 +289,9 @@ def test_odd_replies(reply):
 
 def test_what_wrote():
     """Only these answers may have changed a record, so only they are worth waiting for replicas."""
-    for reply in ([b"claimed", 7, 1, None], b"done", 1):
+    for reply in (b"claimed 7 1", [b"claimed", 7, 2, b"c"], b"done", 1):
         assert wrote(reply)
-    for reply in ([b"completed", b"x"], [b"in-flight", 1], b"same", b"lost", 0, NOSCRIPT, None, [b"record"]):
+    for reply in ([b"completed", b"x"], b"in-flight 1", b"mismatch", b"same", b"lost", 0, NOSCRIPT, None, [b"record"]):
         assert not wrote(reply)
 
 
@@ -361,13 +366,24 @@ def test_batch():
     """Answers, lasting errors and what may be tried again, each in its place."""
     batch = Batch([Request((b"",), b"k")] * 4)
     passing, lasting = StoreUnavailable("later"), IdemstoreError("never")
-    batch.answer(2, [b"claimed", 7, 1, None])
+    batch.answer(2, b"claimed 7 1")
     batch.fail([0, 1, 2], Fault(passing, again=True))
     assert batch.due() == [0, 1, 3]
     batch.fail([1], Fault(lasting, again=False))
     batch.answer(3, b"lost")
     assert batch.due() == [0]
-    assert batch.results() == [passing, lasting, [b"claimed", 7, 1, None], b"lost"]
+    assert batch.results() == [passing, lasting, b"claimed 7 1", b"lost"]
     assert [batch.wrote(index) for index in range(4)] == [False, False, True, False]
     batch.revoke([2], passing)
     assert batch.results()[2] is passing
+
+
+# -- documentation ----------------------------------------------------------------------------------------------------
+
+
+def test_options_in_the_docs():
+    """The table of the page names every option, and no other."""
+    rows = re.findall(
+        r"^\| `([a-z_]+)` \|", (Path(__file__).parents[2] / "docs" / "redis.md").read_text(), re.MULTILINE
+    )
+    assert sorted(rows) == sorted(RedisOptions.__dataclass_fields__)

@@ -108,18 +108,29 @@ def test_answers_go_to_those_who_asked(subject):
     asyncio.run(main())
 
 
-def test_cancelled_before_its_turn_is_never_applied(subject):
-    """A claim that was cancelled while it waited for a lock leaves no record; the next caller is not disturbed."""
+def test_cancelled_before_its_turn_is_never_applied(subject, monkeypatch):
+    """A claim that was cancelled while it stood in the queue leaves no record; the next caller is not disturbed."""
+    inside, go, run = threading.Event(), threading.Event(), async_driver.Session.run
+
+    def gated(session, requests, timeout):
+        inside.set()
+        go.wait(30)
+        return run(session, requests, timeout)
 
     async def main():
         async with idemstore.open_async(subject.url) as store:
-            await store.ping()
-            async with held(subject):
-                claim = asyncio.create_task(store.claim("k"))
-                assert await store.get("other") is None
-                claim.cancel()
-                with pytest.raises(asyncio.CancelledError):
-                    await claim
+            monkeypatch.setattr(async_driver.Session, "run", gated)
+            ping = asyncio.create_task(store.ping())
+            await asyncio.to_thread(inside.wait, 30)
+            claim, other = asyncio.create_task(store.claim("k")), asyncio.create_task(store.claim("other"))
+            while store._driver._worker.jobs.qsize() < 2:  # noqa: ASYNC110 - nobody else knows
+                await asyncio.sleep(0)
+            claim.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await claim
+            go.set()
+            assert isinstance(await ping, int)
+            assert isinstance(await other, Claimed)
             assert await store.get("k") is None
             assert isinstance(await store.claim("k"), Claimed)
 
@@ -234,6 +245,23 @@ def test_closed_while_a_call_waits_for_a_lock(subject):
 
     start = time.monotonic()
     asyncio.run(main())
+    assert time.monotonic() - start < 10
+
+
+def test_closed_with_more_calls_than_the_queue_holds(subject):
+    """Those within are answered, those that wait for room are told so at once."""
+
+    async def main():
+        store = idemstore.open_async(f"{subject.url}?timeout=30")
+        await store.ping()
+        calls = [asyncio.create_task(store.get("k")) for _ in range(QUEUED + 300)]
+        await asyncio.sleep(0)
+        await store.close()
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    start = time.monotonic()
+    outcomes = asyncio.run(main())
+    assert {type(outcome) for outcome in outcomes} == {type(None), StoreClosed}
     assert time.monotonic() - start < 10
 
 

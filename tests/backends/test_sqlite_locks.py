@@ -3,6 +3,7 @@
 import os
 import sqlite3
 import subprocess
+import threading
 import time
 from contextlib import closing, contextmanager
 
@@ -10,7 +11,7 @@ import pytest
 
 import idemstore
 from idemstore.backends.sqlite.session import Session
-from idemstore.errors import CorruptRecord, StoreFull, StoreTimeout
+from idemstore.errors import CorruptRecord, StoreClosed, StoreFull, StoreMisbehaved, StoreTimeout
 from idemstore.outcomes import LEASE_LOST, MISMATCH, Abandoned, Claimed, Completed, Done, Failed, InFlight
 from idemstore.testing.contract_lab import Lab
 from idemstore.testing.families.sqlite import SqliteSubject
@@ -33,9 +34,9 @@ def subject(tmp_path):
 
 @pytest.fixture
 def lab(subject, mode):
-    """A store on it, patient for half a second."""
+    """A store on it, patient for a fifth of a second."""
     with Lab(subject, mode) as lab:
-        lab.quick = lab.open(f"{subject.url}?timeout=0.5")
+        lab.quick = lab.open(f"{subject.url}?timeout=0.2")
         yield lab
 
 
@@ -92,7 +93,7 @@ def test_lock_that_is_never_given_back(subject, lab, how):
             start = time.monotonic()
             with pytest.raises(StoreTimeout, match=r"idem\.db") as caught:
                 call()
-            assert 0.4 < time.monotonic() - start < 0.5 + SLACK, name
+            assert 0.15 < time.monotonic() - start < 0.2 + SLACK, name
             assert type(caught.value) is StoreTimeout
     assert isinstance(lab.quick.claim("new"), Claimed)
     assert lab.quick.complete("mine", token, b"r") == Done()
@@ -132,6 +133,47 @@ def test_waiter_for_a_lock_does_not_keep_others_from_reading(subject, lab):
             assert lab.store.claim("done") == Completed(b"r")
         assert later.running()
     assert isinstance(later.result(), Claimed)
+
+
+def test_deadline_is_kept_while_another_thread_is_stuck(subject, monkeypatch):
+    """A disk that hangs under one call: the others of the store give up in time, and replays go on."""
+    stuck, inside, run = threading.Event(), threading.Event(), Session.run
+
+    def hanging(session, requests, timeout):
+        inside.set()
+        stuck.wait(30)
+        return run(session, requests, timeout)
+
+    with Lab(subject, "sync") as lab:
+        store = lab.open(f"{subject.url}?timeout=0.3")
+        store.complete("done", store.claim("done").token, b"r")
+        with monkeypatch.context() as patch:
+            patch.setattr(Session, "run", hanging)
+            later = lab.background(lambda: store.claim("a"))
+            assert inside.wait(30)
+            start = time.monotonic()
+            with pytest.raises(StoreTimeout, match="other calls of this process"):
+                store.claim("b")
+            assert time.monotonic() - start < 0.3 + SLACK
+            assert store.claim("done") == Completed(b"r")
+            stuck.set()
+            assert isinstance(later.result(), Claimed)
+        assert isinstance(store.claim("b"), Claimed)
+
+
+def test_closed_while_a_call_waits_for_a_lock(subject):
+    """The call is told so, and does not open the file again."""
+    with Lab(subject, "sync") as lab:
+        store, quick = lab.open(f"{subject.url}?timeout=30"), lab.open(f"{subject.url}?timeout=0.2")
+        with held(subject):
+            later = lab.background(lambda: store.claim("k"))
+            with pytest.raises(StoreTimeout):
+                quick.claim("k")
+            assert later.running()
+            store.close()
+            with pytest.raises(StoreClosed):
+                later.result()
+        assert quick.get("k") is None
 
 
 def test_what_another_wrote_meanwhile_is_seen(subject, lab):
@@ -193,6 +235,17 @@ def test_item_that_sqlite_refuses(subject, lab):
     assert subject.exists("a")
     assert subject.exists("b")
     assert not subject.exists("bad")
+
+
+def test_trigger_that_ends_the_transaction(subject, lab):
+    """It takes the write lock away in the middle of a batch: nobody is told of a success, nothing is stored."""
+    subject.execute(
+        "CREATE TRIGGER no BEFORE INSERT ON idemstore WHEN new.key = 'bad' BEGIN SELECT RAISE(ROLLBACK, 'no'); END"
+    )
+    with pytest.raises(StoreMisbehaved, match="trigger"):
+        lab.store.claim_many(["a", "bad", "b"])
+    assert not subject.exists("a")
+    assert not subject.exists("b")
 
 
 # -- room -------------------------------------------------------------------------------------------------------------

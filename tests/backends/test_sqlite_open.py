@@ -1,14 +1,18 @@
 """SQLite URLs, files and tables: what is refused, when, and that nothing is changed by it."""
 
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from contextlib import closing
+from urllib.parse import quote
 
 import pytest
 
 import idemstore
+from idemstore.backends.sqlite.session import Session
 from idemstore.errors import (
     ConfigurationError,
     InvalidUrl,
@@ -115,8 +119,6 @@ def test_relative_path_is_fixed_at_open(tmp_path, monkeypatch):
 )
 def test_odd_file_names(tmp_path, name):
     """A path is a path: percent-escapes are read once, and nothing in it means anything else."""
-    from urllib.parse import quote
-
     with idemstore.open(f"sqlite:///{tmp_path}/{quote(name)}") as store:
         assert isinstance(store.claim("k"), Claimed)
     assert (tmp_path / name).exists()
@@ -232,11 +234,8 @@ def as_nobody(path, again=""):
 
 
 @pytest.fixture
-def public(tmp_path_factory):
+def public():
     """A directory that other users can reach."""
-    import shutil
-    import tempfile
-
     directory = tempfile.mkdtemp(prefix="idemstore-test-")
     os.chmod(directory, 0o777)
     yield directory
@@ -300,6 +299,23 @@ def test_replaced_file_is_followed(path, tmp_path, mode):
         for end in ("-wal", "-shm"):
             path.with_name(path.name + end).unlink()
         backup.rename(path)
+        assert lab.store.claim("k") == Completed(b"from the backup")
+
+
+def test_file_that_is_replaced_while_it_is_opened(path, tmp_path, mode, monkeypatch):
+    """The connection is let go: it would be to a file that nobody else can see."""
+    backup, prepare = tmp_path / "backup.db", Session._prepare
+    SqliteSubject(path)
+    with idemstore.open(f"sqlite:///{backup}") as store:
+        store.complete("k", store.claim("k").token, b"from the backup")
+
+    def replacing(session, connection):
+        prepare(session, connection)
+        if backup.exists():
+            backup.rename(path)
+
+    monkeypatch.setattr(Session, "_prepare", replacing)
+    with Lab(File(path), mode) as lab:
         assert lab.store.claim("k") == Completed(b"from the backup")
 
 
@@ -402,8 +418,6 @@ def test_newer_tables_are_refused(path, mode):
 
 def test_synchronous(path, monkeypatch):
     """The option reaches the connection; the default is normal, and the log is a write-ahead log."""
-    from idemstore.backends.sqlite.session import Session
-
     seen = []
     prepare = Session._prepare
 

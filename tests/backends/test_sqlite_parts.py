@@ -65,7 +65,7 @@ def text(value):
 
 def from_table(record):
     """The row of a record as a connection would bring it: texts as bytearrays."""
-    return tuple(text(item) if isinstance(item, str) else item for item in rows.encode("key", record)[1:])
+    return tuple(text(item) if isinstance(item, str) else item for item in rows.encode("key", record)[:-1])
 
 
 MOMENTS = st.one_of(st.none(), st.integers(0, 2**60))
@@ -203,17 +203,18 @@ def test_patience_tries_until_it_works():
     """An attempt that meets a lock is repeated; any other error ends the call."""
     count = itertools.count()
 
-    def attempt(left):
+    def attempt(request, left):
+        assert request == "request"
         assert 0 < left <= 60
         if next(count) < 3:
             raise Busy("locked")
         return "done"
 
-    assert Patience(60).run(attempt) == "done"
+    assert Patience(60).run(attempt, "request") == "done"
     assert next(count) == 4
 
-    def broken(left):
+    def broken(request, left):
         raise StoreFull("full")
 
     with pytest.raises(StoreFull):
-        Patience(60).run(broken)
+        Patience(60).run(broken, "request")

@@ -5,8 +5,8 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -24,15 +24,30 @@ def subject(tmp_path):
     return SqliteSubject(tmp_path / "idem.db")
 
 
-def child(scenario, *arguments):
-    """Start a process."""
-    command = [sys.executable, str(CHILDREN), scenario, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@pytest.fixture
+def child():
+    """Start processes, each in a group of its own; at the end all are gone, and their children, too."""
+    with ExitStack() as stack:
+
+        def start(scenario, *arguments):
+            command, pipe = [sys.executable, str(CHILDREN), scenario, *map(str, arguments)], subprocess.PIPE
+            process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, process_group=0)
+            stack.enter_context(process)
+            stack.callback(kill, process)
+            return process
+
+        yield start
+
+
+def kill(process):
+    """End a process and whatever it has started."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def ended(process):
     """What a process printed; it must have ended well."""
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=30)
     assert process.returncode == 0, err
     return out
 
@@ -76,24 +91,32 @@ def test_storm_of_threads(subject, pool):
     assert Counter(won) == dict.fromkeys(keys, 1)
 
 
-def test_storm_of_processes(subject):
-    """8 processes, 30 keys, all at the same moment: one claim for each key, and no error."""
-    keys, start = [f"key-{number}" for number in range(30)], time.time() + 1.5
-    processes = [child("storm", f"{subject.url}?timeout=30", start, *keys) for _ in range(8)]
-    won = Counter(key for process in processes for key in ended(process).split())
-    assert won == dict.fromkeys(keys, 1)
+def stormed(child, url, start, keys):
+    """Let 8 processes loose on the keys, all at the same moment; what they claimed."""
+    processes = [child("storm", f"{url}?timeout=30", start, *keys) for _ in range(8)]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n", process.stderr.read()
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    return Counter(key for process in processes for key in ended(process).split())
+
+
+def test_storm_of_processes(child, subject):
+    """8 processes, 30 keys: one claim for each key, and no error."""
+    keys = [f"key-{number}" for number in range(30)]
+    assert stormed(child, subject.url, "warm", keys) == dict.fromkeys(keys, 1)
     whole(subject)
 
 
-def test_storm_on_a_file_that_is_not_there(tmp_path):
-    """8 processes whose first call makes the file: one of them makes the tables, one gets the claim, none fails."""
-    url, start = f"sqlite:///{tmp_path}/idem.db?timeout=30", time.time() + 1.5
-    processes = [child("first", url, start, "key") for _ in range(8)]
-    assert "".join(ended(process) for process in processes).split() == ["key"]
+def test_storm_on_a_file_that_is_not_there(child, tmp_path):
+    """8 processes whose first call makes the file: one of them makes the tables, each key is claimed once."""
+    keys = ["key", "other"]
+    assert stormed(child, f"sqlite:///{tmp_path}/idem.db", "cold", keys) == dict.fromkeys(keys, 1)
     whole(SqliteSubject(tmp_path / "idem.db"))
 
 
-def test_killed_processes(subject):
+def test_killed_processes(child, subject):
     """Processes that are killed in the middle of claims: the others go on, and what was answered is stored."""
     processes = [child("hammer", f"{subject.url}?timeout=30", f"p{number}") for number in range(4)]
     for process in processes:
@@ -118,7 +141,7 @@ ENDS = ["os._exit", "sys.exit", "SIGKILL"]
 
 
 @pytest.mark.parametrize("how", ENDS)
-def test_forks(subject, how):
+def test_forks(child, subject, how):
     """Parent and several children share the file, however the children end; none inherits an open connection."""
     ended(child("forks", subject.url, how, 4))
     whole(subject)
@@ -126,23 +149,22 @@ def test_forks(subject, how):
 
 
 @pytest.mark.parametrize("how", ENDS)
-def test_child_that_outlives_the_parents_store(subject, how):
+def test_child_that_outlives_the_parents_store(child, subject, how):
     """The parent's last connection closes beneath the child: what the child commits afterwards is not lost."""
     ended(child("outlives", subject.url, how))
     whole(subject)
 
 
 @pytest.mark.parametrize("scenario", ["under_fire", "grandchildren", "async_forks"])
-@pytest.mark.parametrize("how", ["os._exit", "sys.exit"])
-def test_other_forks(subject, scenario, how):
+def test_other_forks(child, subject, scenario):
     """Forks among working threads, forks of forks, forks under a running loop."""
-    ended(child(scenario, f"{subject.url}?timeout=30", how))
+    ended(child(scenario, f"{subject.url}?timeout=30"))
     whole(subject)
 
 
-def test_fork_in_the_middle_of_a_call(subject):
+def test_fork_in_the_middle_of_a_call(child, subject):
     """A connection that cannot be closed before the fork: the child must not touch the file, and is told why."""
-    ended(child("stuck", subject.url, "os._exit"))
+    ended(child("stuck", subject.url))
     whole(subject)
 
 

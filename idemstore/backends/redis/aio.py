@@ -52,12 +52,12 @@ class AsyncRedisDriver:
                         pool = await self._nodes.pool(request.key, call.deadline)
                         return await self._send(pool, request, call)
                     except Failed as failed:
-                        pause = call.next() if failed.fault.again else None
+                        pause = call.after(failed.fault)
                         if pause is None:
-                            raise failed.fault.error from failed.__cause__
+                            raise call.verdict(failed.fault.error) from failed.__cause__
                     await asyncio.sleep(pause)
         except TimeoutError:
-            raise call.late() from None
+            raise call.verdict(call.late()) from None
 
     async def _send(self, pool: AsyncPool, request: Request, call: _Call, asking: bool = False) -> Reply:
         """Send once. Whatever goes wrong between the command and its reply, a cancellation too, ends the connection."""

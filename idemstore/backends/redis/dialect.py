@@ -59,6 +59,8 @@ def wrote(reply: Reply) -> bool:
     match reply:
         case [b"claimed", *_] | b"done" | 1:
             return True
+        case bytes():
+            return reply.startswith(b"claimed ")
         case _:
             return False
 
@@ -159,24 +161,38 @@ def _odd(reply: Reply) -> Exception:
 
 
 def _claimed(token: str, reply: Reply) -> ClaimOutcome:
-    """What claim.lua answers."""
+    """What claim.lua answers. Most answers are a line: those are looked at first, since they are quickly read."""
+    if isinstance(reply, bytes):
+        return _claim_line(token, reply)
     match reply:
-        case [b"claimed", int(fence), int(attempt), bytes() | None as checkpoint]:
+        case [b"claimed", int(fence), int(attempt), bytes(checkpoint)]:
             return Claimed(token, fence, attempt, checkpoint)
-        case [b"in-flight", int(left)]:
-            return InFlight(left / MICROSECONDS)
         case [b"completed", bytes(result)]:
             return Completed(result)
         case [b"failed", bytes(result)]:
             return Failed(result)
         case [b"failed", bytes(result), int(left)]:
             return Failed(result, left / MICROSECONDS)
-        case [b"mismatch"]:
-            return MISMATCH
         case [b"abandoned", bytes(owner), int(fence), int(attempt), bytes() | None as checkpoint]:
             return Abandoned(_text(owner), fence, attempt, checkpoint)
         case _:
             raise _odd(reply)
+
+
+def _claim_line(token: str, line: bytes) -> ClaimOutcome:
+    """The answers of claim.lua that carry no bytes of a caller."""
+    try:
+        match line.split(b" "):
+            case [b"claimed", fence, attempt]:
+                return Claimed(token, int(fence), int(attempt))
+            case [b"in-flight", left]:
+                return InFlight(int(left) / MICROSECONDS)
+            case [b"mismatch"]:
+                return MISMATCH
+            case _:
+                raise _odd(line)
+    except ValueError:
+        raise _odd(line) from None
 
 
 def _settled(reply: Reply) -> SettleOutcome:

@@ -11,6 +11,8 @@ LARGE: Final = 65536
 
 Chunks = tuple[bytes, ...]
 
+_SIZES: Final = tuple(b"$%d\r\n" % size for size in range(256))
+
 
 def pack(*words: bytes) -> bytes:
     """One command."""
@@ -23,19 +25,19 @@ def bulk(word: bytes) -> bytes:
 
 
 def pack_after(head: bytes, words: Iterable[bytes]) -> Chunks:
-    """A command whose start is packed already, as few chunks."""
-    words = tuple(words)
-    if sum(map(len, words)) < LARGE:
-        return (head + b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words]),)
-    chunks, small = [], [head]
+    """A command whose start is packed already, in as few chunks as can be."""
+    chunks: list[bytes] = []
+    small = [head]
     for word in words:
-        if len(word) < LARGE:
-            small.append(bulk(word))
+        size = len(word)
+        if size < LARGE:
+            small += (_SIZES[size] if size < len(_SIZES) else b"$%d\r\n" % size, word, b"\r\n")
         else:
-            small.append(b"$%d\r\n" % len(word))
-            chunks += [b"".join(small), word]
+            small.append(b"$%d\r\n" % size)
+            chunks += (b"".join(small), word)
             small = [b"\r\n"]
-    return (*chunks, b"".join(small))
+    chunks.append(b"".join(small))
+    return tuple(chunks)
 
 
 def joined(commands: Iterable[Chunks]) -> Iterator[bytes]:

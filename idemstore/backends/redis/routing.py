@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from idemstore.backends.redis.dialect import Reply, Request, wrote
 from idemstore.backends.redis.faults import Fault
 from idemstore.backends.redis.options import Address, Topology
-from idemstore.errors import IdemstoreError, StoreMisbehaved
+from idemstore.errors import IdemstoreError, StoreMisbehaved, StoreTimeout
 
 SLOTS: Final = 16384
 FEW: Final = 3
@@ -25,13 +25,32 @@ LAST_PAUSE: Final = 0.25
 class Attempts:
     """The attempts of one call: its deadline, and how long to pause before the next one."""
 
-    __slots__ = ("_left", "_pause", "_timeout", "deadline")
+    __slots__ = ("_left", "_passing", "_pause", "_since", "_timeout", "deadline")
 
     def __init__(self, timeout: float, topology: Topology) -> None:
         self.deadline = time.monotonic() + timeout
         self._timeout = timeout
         self._left = FEW if topology is Topology.ONE else None
         self._pause = 0.0
+        self._since = self.deadline - timeout
+        self._passing: IdemstoreError | None = None
+
+    def after(self, failure: Fault) -> float | None:
+        """Seconds to pause after a failure before the next attempt; None: give up."""
+        if not failure.again:
+            return None
+        self._passing = failure.error
+        pause = self.next()
+        self._since = time.monotonic() + (pause or 0)
+        return pause
+
+    def verdict(self, error: IdemstoreError) -> IdemstoreError:
+        """The error of the call: that of its last attempt; but where the time-out cut that one short, the error of the
+        attempt before says more.
+        """
+        if isinstance(error, StoreTimeout) and self._passing is not None and not self.silent(self._since):
+            return self._passing
+        return error
 
     def next(self) -> float | None:
         """Seconds to pause before the next attempt: none at all before the second, since a pooled connection that the
@@ -88,8 +107,10 @@ class Batch:
 
 
 def wait_milliseconds(left: float) -> int:
-    """How long a server may wait for its replicas, so that its answer still arrives in time."""
-    return max(1, int(left * 900))
+    """How long a server may wait for its replicas, so that its answer still arrives in time: it looks at its clock only
+    every tenth of a second.
+    """
+    return max(1, int(min(left * 0.9, left - 0.2) * 1000))
 
 
 def slot_of(key: bytes) -> int:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from redis.exceptions import AskError, MovedError, NoScriptError, ResponseError
 
@@ -32,9 +33,9 @@ class RedisDriver:
             try:
                 return self._send(self._nodes.pool(request.key, attempts.deadline), request, attempts)
             except Failed as failed:
-                pause = attempts.next() if failed.fault.again else None
+                pause = attempts.after(failed.fault)
                 if pause is None:
-                    raise failed.fault.error from failed.__cause__
+                    raise attempts.verdict(failed.fault.error) from failed.__cause__
             time.sleep(pause)
 
     def _send(self, pool: Pool, request: Request, attempts: Attempts, asking: bool = False) -> Reply:
@@ -112,8 +113,7 @@ class RedisDriver:
         attempts = Attempts(timeout, self._topology)
         batch = Batch(requests)
         while True:
-            for pool, indices in self._by_pool(batch, attempts).items():
-                self._pipeline(pool, indices, batch, attempts)
+            self._pipelines(self._by_pool(batch, attempts), batch, attempts)
             pause = attempts.next() if batch.due() else None
             if pause is None:
                 return batch.results()
@@ -130,6 +130,19 @@ class RedisDriver:
             else:
                 groups.setdefault(pool, []).append(index)
         return groups
+
+    def _pipelines(self, groups: dict[Pool, list[int]], batch: Batch, attempts: Attempts) -> None:
+        """One pipeline for each server. Several of them run side by side: a silent node must not use up the time of the
+        others.
+        """
+        if len(groups) == 1:
+            for pool, indices in groups.items():
+                self._pipeline(pool, indices, batch, attempts)
+        elif groups:
+            with ThreadPoolExecutor(len(groups), thread_name_prefix="idemstore-redis") as threads:
+                work = [threads.submit(self._pipeline, pool, part, batch, attempts) for pool, part in groups.items()]
+            for done in work:
+                done.result()
 
     def _pipeline(self, pool: Pool, indices: Sequence[int], batch: Batch, attempts: Attempts) -> None:
         """Send many commands, then read as many replies. No transaction: each is one for itself."""

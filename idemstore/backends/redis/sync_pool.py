@@ -21,6 +21,9 @@ from idemstore.backends.redis.errors import CLIENT_ERRORS, fault
 from idemstore.backends.redis.faults import Failed, exhausted, final
 from idemstore.backends.redis.options import Address, Target
 
+PRECISION: Final = 0.01
+"""Seconds."""
+
 
 class Line(Protocol):
     """What we use of a connection of redis-py, and what ours adds."""
@@ -46,27 +49,34 @@ class Line(Protocol):
 
 
 class _TimedSocket:
-    """A socket that gives each call what is left of the time."""
+    """A socket that gives each call what is left of the time, to a hundredth of a second: setting it is a system call,
+    which calls with the usual time-out on a server that answers at once need not make.
+    """
 
-    __slots__ = ("_left", "_socket")
+    __slots__ = ("_left", "_set", "_socket")
 
     def __init__(self, plain: socket.socket, left: Callable[[], float]) -> None:
-        self._socket, self._left = plain, left
+        self._socket, self._left, self._set = plain, left, -1.0
+
+    def _limit(self) -> socket.socket:
+        """The socket, limited to what is left."""
+        left = self._left()
+        if not -PRECISION < left - self._set < PRECISION:
+            self._socket.settimeout(left)
+            self._set = left
+        return self._socket
 
     def recv(self, size: int) -> bytes:
         """Read what is there."""
-        self._socket.settimeout(self._left())
-        return self._socket.recv(size)
+        return self._limit().recv(size)
 
     def recv_into(self, buffer: bytearray, *sizes: int) -> int:
         """Read what is there (the hiredis parser)."""
-        self._socket.settimeout(self._left())
-        return self._socket.recv_into(buffer, *sizes)
+        return self._limit().recv_into(buffer, *sizes)
 
     def sendall(self, data: bytes) -> None:
         """Write everything."""
-        self._socket.settimeout(self._left())
-        self._socket.sendall(data)
+        self._limit().sendall(data)
 
     def __getattr__(self, name: str) -> object:
         """Whatever else redis-py does with a socket."""

@@ -147,6 +147,8 @@ class AsyncSqliteDriver:
 
     def _start(self) -> None:
         """The thread, at first use. It is a daemon: a program may end without closing the store."""
+        if not self._end.alive:
+            raise StoreClosed("the store was closed while the call waited for its turn: open a new store")
         if self._thread is None:
             self._thread = threading.Thread(target=self._worker.serve, name="idemstore-sqlite", daemon=True)
             self._thread.start()

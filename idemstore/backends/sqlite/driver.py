@@ -9,7 +9,6 @@ another process.
 import random
 import threading
 from collections.abc import Sequence
-from functools import partial
 
 from idemstore.backends.sqlite.dialect import Reply, Request
 from idemstore.backends.sqlite.patience import Patience
@@ -38,12 +37,12 @@ class SqliteDriver:
         """Many, in one transaction where anything must be written; an item's error is its own."""
         patience = Patience(timeout)
         if not self._turn.acquire(blocking=False):
-            answers = patience.run(partial(self._look, requests))
+            answers = patience.run(self._look, requests)
             if not any(answer is PENDING for answer in answers):
                 return answers  # type: ignore[return-value]  # nothing is pending
             self._take_turn(patience)
         try:
-            return patience.run(partial(self._writer.run, requests))
+            return patience.run(self._writer.run, requests)
         finally:
             self._turn.release()
 

@@ -39,7 +39,7 @@ lost: Final[set[str]] = set()
 
 _known: Final[weakref.WeakSet[Forkable]] = weakref.WeakSet()
 _suspended: Final[list[Forkable]] = []
-_lock: Final = threading.Lock()
+_lock: Final = threading.RLock()
 
 
 def register(one: Forkable) -> None:

@@ -8,6 +8,7 @@ from typing import Final, TypeVar
 from idemstore.backends.sqlite.translate import Busy
 from idemstore.errors import StoreTimeout
 
+Q = TypeVar("Q")
 T = TypeVar("T")
 
 FIRST_PAUSE: Final = 0.0002
@@ -51,11 +52,11 @@ class Patience:
             "look for a long transaction in another process"
         )
 
-    def run(self, attempt: Callable[[float], T]) -> T:
+    def run(self, attempt: Callable[[Q, float], T], requests: Q) -> T:
         """Try until it works, the time is up, or something else is wrong."""
         while True:
             try:
-                return attempt(self.left())
+                return attempt(requests, self.left())
             except Busy as met:
                 seconds = self.pause(met)
             time.sleep(seconds)

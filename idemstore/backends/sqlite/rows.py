@@ -27,7 +27,7 @@ _SHAPES: Final[dict[bytes, tuple[State, frozenset[tuple[type, ...]]]]] = {
 
 def encode(key: str, record: Record) -> Row:
     """The row of a record: the parameters of ``insert`` and ``update``."""
-    return (key, record.state.value, *record[1:])
+    return (record.state.value, *record[1:], key)
 
 
 def decode(row: Row) -> Record:

@@ -4,8 +4,9 @@ import pkgutil
 import re
 import sqlite3
 from functools import lru_cache
-from typing import Final, NamedTuple, cast
+from typing import Final, NamedTuple
 
+from idemstore.backends.sqlite.rows import Row
 from idemstore.errors import SchemaError
 
 VERSION: Final = 1
@@ -22,6 +23,7 @@ class Statements(NamedTuple):
     update: str
     delete: str
     raise_: str
+    probe: str
     due: str
     purge: str
 
@@ -97,12 +99,18 @@ def check_version(version: object, table: str) -> None:
             f"the tables {table!r} are of version {version}, made by a newer idemstore; this one knows {VERSION}: "
             "nothing was changed; upgrade idemstore"
         )
-    raise SchemaError(f"the tables {table!r} do not say their version (idemstore {VERSION} is due): restore a backup")
+    raise _unversioned(table)
 
 
-def floor(row: tuple[object, ...] | None, table: str) -> int:
-    """The highest fence ever deleted, from the first columns of ``read``; the version is checked by the way."""
-    version, fence = cast("tuple[object, object]", row[:2]) if row else (None, None)
-    if version != VERSION or not isinstance(fence, int):
-        check_version(version if isinstance(fence, int) else None, table)
-    return cast("int", fence)
+def _unversioned(table: str) -> SchemaError:
+    """The error for tables whose only row about themselves is missing or nonsense."""
+    return SchemaError(f"the tables {table!r} do not say their version ({VERSION} is due): restore a backup")
+
+
+def checked(row: Row | None, table: str) -> Row:
+    """What ``read`` found, once its first columns say that the tables are (still) of our version."""
+    if row is None or not isinstance(row[1], int):
+        raise _unversioned(table)
+    if row[0] != VERSION:
+        check_version(row[0], table)
+    return row

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import Final, Literal, NamedTuple, assert_never
+from typing import Final, Literal, NamedTuple, assert_never, cast
 
 from idemstore.backends.sqlite import forking, rows, schema
 from idemstore.backends.sqlite.dialect import Apply, Forget, Look, Migrate, Ping, Purge, Reply, Request
@@ -62,6 +62,9 @@ PENDING: Final = Pending.PENDING
 
 Answer = Reply | IdemstoreError
 Answers = list[Answer | Literal[Pending.PENDING]]
+
+Step = tuple[ClaimOutcome | SettleOutcome, bool, bool, Record | None]
+"""What a step answers, whether it changes anything, whether there was a row, and what must be there after it."""
 
 
 class Session:
@@ -143,7 +146,7 @@ class Session:
         """The connection, to the file that has the path *now*: one that was deleted or replaced is let go."""
         connection = self._connection
         if connection is not None:
-            if _identity(self.path) == self._file:
+            if _identity(self.path)[0] == self._file:
                 if connection.in_transaction:  # a signal handler raised in the middle of a rollback
                     connection.execute("ROLLBACK")
                 return connection
@@ -159,13 +162,13 @@ class Session:
                 f"this process was forked while a call was at work on {self.path}, which SQLite does not survive: "
                 "fork before the first call, or start a new process"
             )
-        before = _identity(self.path)
-        if before is not None and 0 < os.path.getsize(self.path) < SMALLEST:
+        before, size = _identity(self.path)
+        if 0 < size < SMALLEST:
             raise not_a_database(self.path)  # SQLite takes a file of one byte for an empty one
         connection = sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False)
         try:
             self._prepare(connection)
-            self._file = _identity(self.path)
+            self._file, _ = _identity(self.path)
             if before not in (None, self._file):
                 raise Busy(f"{self.path} was replaced while it was being opened")
         except BaseException:
@@ -218,10 +221,8 @@ class Session:
         """One request as far as reading goes."""
         match request:
             case Apply(key, event):
-                _, before = self._read(connection, key)
-                now = self._place.clock()
-                after, outcome = step(before, event, now)
-                return PENDING if _changes(before, after, now) else outcome
+                outcome, changes, _, _ = self._step(connection, key, event)
+                return PENDING if changes else outcome
             case Look(key):
                 _, record = self._read(connection, key)
                 now = self._place.clock()
@@ -235,22 +236,30 @@ class Session:
             case _:
                 assert_never(request)
 
-    def _row(self, connection: sqlite3.Connection, key: str) -> rows.Row:
-        """What ``read`` finds; its first columns have been checked."""
-        row: rows.Row | None = connection.execute(self._sql.read, (key,)).fetchone()
-        schema.floor(row, self._place.table)
-        assert row is not None, "no row, no floor"
-        return row
+    def _step(self, connection: sqlite3.Connection, key: str, event: Event) -> Step:
+        """What the machine makes of the record as it is now. The clock is read after the record: whoever waited for the
+        write lock before is not in the past.
+        """
+        found, before = self._read(connection, key)
+        now = self._place.clock()
+        after, outcome = step(before, event, now)
+        # To delete what counts as absent can be left to the purge.
+        changes = after is not before and not (after is None and phase(before, now) is Phase.ABSENT)
+        return outcome, changes, found, after
 
     def _read(self, connection: sqlite3.Connection, key: str) -> tuple[bool, Record]:
         """Whether there is a record, and the record. Where there is none, a long expired one stands in, whose fence is
         the highest of all that were deleted.
         """
-        row: rows.Row | None = connection.execute(self._sql.read, (key,)).fetchone()
-        floor = schema.floor(row, self._place.table)
-        if row is None or row[2] is None:
-            return False, Record(State.FAILED, "", floor, 1, expires_at=0)
+        row = self._row(connection, key)
+        if row[2] is None:
+            return False, Record(State.FAILED, "", cast("int", row[1]), 1, expires_at=0)
         return True, rows.decode(row[3:])
+
+    def _row(self, connection: sqlite3.Connection, key: str) -> rows.Row:
+        """What ``read`` finds."""
+        row: rows.Row | None = connection.execute(self._sql.read, (key,)).fetchone()
+        return schema.checked(row, self._place.table)
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
@@ -276,7 +285,7 @@ class Session:
         except IdemstoreError as error:
             return error
         except sqlite3.Error as error:
-            if not concerns_one_item(error):
+            if not concerns_one_item(error) or not connection.in_transaction:
                 raise
             return translate(error, self.path)
 
@@ -290,6 +299,7 @@ class Session:
             case Purge(limit):
                 return self._purge(connection, limit)
             case Ping():
+                connection.execute(self._sql.probe)
                 return self._place.clock()
             case Migrate():
                 schema.check(connection, self._place.table)
@@ -300,21 +310,21 @@ class Session:
                 assert_never(request)
 
     def _apply(self, connection: sqlite3.Connection, key: str, event: Event) -> ClaimOutcome | SettleOutcome:
-        """One step of the machine. The clock is read after the lock: whoever waited for it is not in the past."""
+        """One step of the machine, stored."""
         self._steps += 1
-        found, before = self._read(connection, key)
-        now = self._place.clock()
-        after, outcome = step(before, event, now)
-        if not _changes(before, after, now):
-            return outcome
-        if after is None:
+        outcome, changes, found, after = self._step(connection, key, event)
+        if changes and after is None:
             self._delete(connection, self._sql.delete, (key,))
-            return outcome
+        elif changes and after is not None:
+            self._store(connection, self._sql.update if found else self._sql.insert, rows.encode(key, after))
+        return outcome
+
+    def _store(self, connection: sqlite3.Connection, statement: str, row: rows.Row) -> None:
+        """Write a row."""
         try:
-            connection.execute(self._sql.update if found else self._sql.insert, rows.encode(key, after))
+            connection.execute(statement, row)
         except OverflowError:
             raise rows.out_of_range() from None
-        return outcome
 
     def _purge(self, connection: sqlite3.Connection, limit: int) -> int:
         """Delete some expired records."""
@@ -329,15 +339,10 @@ class Session:
         return len(fences)
 
 
-def _changes(before: Record, after: Record | None, now: int) -> bool:
-    """Whether a step must be stored. To delete what counts as absent can be left to the purge."""
-    return after is not before and not (after is None and phase(before, now) is Phase.ABSENT)
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    """Which file has this path, if any. Never found out by opening it: closing it again would drop SQLite's locks."""
+def _identity(path: str) -> tuple[tuple[int, int] | None, int]:
+    """Which file has this path, if any, and its size. Never by opening it: to close it again drops SQLite's locks."""
     try:
         status = os.stat(path)
     except OSError:
-        return None
-    return status.st_dev, status.st_ino
+        return None, 0
+    return (status.st_dev, status.st_ino), status.st_size

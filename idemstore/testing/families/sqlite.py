@@ -11,12 +11,12 @@ from idemstore.testing.servers import Server
 
 AGE: Final = """
     UPDATE idemstore
-    SET lease_until = lease_until - ?2, expires_at = expires_at - ?2, retry_at = retry_at - ?2
-    WHERE key = ?1
+    SET lease_until = lease_until - ?, expires_at = expires_at - ?, retry_at = retry_at - ?
+    WHERE key = ?
 """
 
 DAMAGE: Final = """
-    INSERT INTO idemstore (key, state, token, fence, attempt) VALUES (?1, 'nonsense', 'none', 0, 1)
+    INSERT INTO idemstore (key, state, token, fence, attempt) VALUES (?, 'nonsense', 'none', 0, 1)
     ON CONFLICT (key) DO UPDATE SET state = 'nonsense'
 """
 
@@ -46,7 +46,8 @@ class SqliteSubject:
 
     def age(self, key: str, seconds: float) -> None:
         """Move the record's times."""
-        self.execute(AGE, key, round(seconds * MICROSECONDS))
+        by = round(seconds * MICROSECONDS)
+        self.execute(AGE, by, by, by, key)
 
     def damage(self, key: str) -> None:
         """Give it a state that no record has."""
