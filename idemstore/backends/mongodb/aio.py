@@ -14,6 +14,7 @@ from bson.errors import BSONError
 from pymongo import AsyncMongoClient
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import DuplicateKeyError, PyMongoError
+from pymongo.topology_description import TopologyDescription
 
 from idemstore.backends.mongodb import errors
 from idemstore.backends.mongodb.clock import HeartbeatClock
@@ -42,12 +43,14 @@ class AsyncMongoDriver:
         *,
         close: Callable[[], Awaitable[None]] | None = None,
         clock: HeartbeatClock | None = None,
+        topology: Callable[[], TopologyDescription] | None = None,
         session: Session | None = None,
     ) -> None:
         self._send = send
         self._where = where
         self._close = close
         self._clock = clock
+        self._topology = topology
         self._session = session
 
     async def execute(self, request: Command, timeout: float) -> Reply:
@@ -71,7 +74,8 @@ class AsyncMongoDriver:
                         raise
                 return await self._carry(request)
         except (PyMongoError, BSONError) as error:
-            errors.translate(error, self._where, timeout, joined=session is not None, transaction=transaction)
+            cause = errors.reason(error, self._topology)
+            errors.translate(cause, self._where, timeout, joined=session is not None, transaction=transaction)
 
     async def _carry(self, request: Command) -> Reply:
         """There and back."""
@@ -120,7 +124,9 @@ def connect(settings: Settings, database: str, collection: str) -> AsyncMongoDri
         host, None, dict, False, False, None, event_listeners=[clock], **options
     )
     send = partial(client[database].command, codec_options=CODEC)
-    return AsyncMongoDriver(send, f"{database}.{collection}", close=client.close, clock=clock)
+    return AsyncMongoDriver(
+        send, f"{database}.{collection}", close=client.close, clock=clock, topology=lambda: client.topology_description
+    )
 
 
 def join(session: object, database: str, collection: str) -> AsyncMongoDriver:

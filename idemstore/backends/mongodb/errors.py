@@ -4,7 +4,7 @@ The text of a server error may repeat the whole command, keys and results includ
 error itself chained: its code and name are. Network errors hold addresses and no more, and are chained.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, NoReturn
 
 from bson.errors import BSONError, InvalidDocument
@@ -22,6 +22,7 @@ from pymongo.errors import (
     ServerSelectionTimeoutError,
     WaitQueueTimeoutError,
 )
+from pymongo.topology_description import TopologyDescription
 
 from idemstore.errors import (
     AccessDenied,
@@ -70,6 +71,15 @@ Failure = PyMongoError | BSONError
 def worth_resending(error: PyMongoError) -> bool:
     """Whether the same call may go through at once: the connection broke, or the primary changed."""
     return isinstance(error, AutoReconnect) and not error.timeout
+
+
+def reason(error: Failure, topology: Callable[[], TopologyDescription] | None) -> Failure:
+    """Why no server could be chosen: after a refused log-in PyMongo takes the server for unknown, and waits for it."""
+    if topology is not None and isinstance(error, ServerSelectionTimeoutError):
+        for server in topology().server_descriptions().values():
+            if isinstance(server.error, OperationFailure) and server.error.code in DENIED:
+                return server.error
+    return error
 
 
 def lost_race(error: DuplicateKeyError, where: str) -> Mapping[str, object]:

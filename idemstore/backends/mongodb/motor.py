@@ -8,6 +8,7 @@ import asyncio
 from functools import partial
 
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorClientSession
+from pymongo import MongoClient
 from pymongo.synchronous.client_session import ClientSession
 
 from idemstore.backends.mongodb.aio import AsyncMongoDriver
@@ -39,8 +40,11 @@ def connect(settings: Settings, database: str, collection: str) -> AsyncMongoDri
     async def close() -> None:
         client.close()
 
+    inner: MongoClient[dict[str, object]] = client.delegate
     send = partial(client[database].command, codec_options=CODEC)
-    return AsyncMongoDriver(send, f"{database}.{collection}", close=close, clock=clock)
+    return AsyncMongoDriver(
+        send, f"{database}.{collection}", close=close, clock=clock, topology=lambda: inner.topology_description
+    )
 
 
 def join(session: object, database: str, collection: str) -> AsyncMongoDriver:

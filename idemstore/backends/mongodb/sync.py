@@ -16,6 +16,7 @@ from bson.errors import BSONError
 from pymongo import MongoClient
 from pymongo.errors import DuplicateKeyError, PyMongoError
 from pymongo.synchronous.client_session import ClientSession
+from pymongo.topology_description import TopologyDescription
 
 from idemstore.backends.mongodb import errors
 from idemstore.backends.mongodb.clock import HeartbeatClock
@@ -43,12 +44,14 @@ class SyncDriver:
         *,
         close: Callable[[], None] | None = None,
         clock: HeartbeatClock | None = None,
+        topology: Callable[[], TopologyDescription] | None = None,
         session: Session | None = None,
     ) -> None:
         self._send = send
         self._where = where
         self._close = close
         self._clock = clock
+        self._topology = topology
         self._session = session
         self._workers: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
@@ -66,7 +69,8 @@ class SyncDriver:
                         raise
                 return self._carry(request)
         except (PyMongoError, BSONError) as error:
-            errors.translate(error, self._where, timeout, joined=session is not None, transaction=transaction)
+            cause = errors.reason(error, self._topology)
+            errors.translate(cause, self._where, timeout, joined=session is not None, transaction=transaction)
 
     def _carry(self, request: Command) -> Reply:
         """There and back."""
@@ -123,7 +127,9 @@ def connect(settings: Settings, database: str, collection: str) -> SyncDriver:
     clock = HeartbeatClock()
     client = _client(settings, [clock])
     send = partial(client[database].command, codec_options=CODEC)
-    return SyncDriver(send, f"{database}.{collection}", close=client.close, clock=clock)
+    return SyncDriver(
+        send, f"{database}.{collection}", close=client.close, clock=clock, topology=lambda: client.topology_description
+    )
 
 
 def join(session: object, database: str, collection: str) -> SyncDriver:
