@@ -24,8 +24,13 @@ Everything public, written from the code. Durations are seconds or `timedelta`; 
 OPENING = ["open", "open_async", "register", "schemes", "fingerprint"]
 OUTCOMES = ["Claimed", "InFlight", "Completed", "Failed", "Mismatch", "Abandoned", "Done", "LeaseLost"]
 OPERATIONS = [
-    *("claim", "complete", "fail", "renew", "release", "claim_many", "complete_many"),
+    *("claim", "complete", "fail", "renew", "release"),
+    *("claim_many", "complete_many", "fail_many", "renew_many", "release_many"),
     *("get", "forget", "purge", "ping", "migrate", "on", "wrapped", "close"),
+]
+GUARD = [
+    *("Guard", "AsyncGuard", "Policy", "Keep", "Retry", "Release", "StoreDown", "LeaseLoss"),
+    *("operation", "async_operation", "Operation", "AsyncOperation", "Batch", "AsyncBatch", "Item"),
 ]
 
 
@@ -88,12 +93,14 @@ def written() -> str:
     parts += ["`AsyncStore` has the same operations as coroutines, and belongs to one event loop.\n"]
     parts += ["Attributes: `limits` (what the store takes), `timeout` (per call), `name` (its URL, without secrets).\n"]
     parts += [entry(name, getattr(Store, name), called=f"store.{name}") for name in OPERATIONS]
-    parts += [value(idemstore.Completion)]
+    parts += [value(idemstore.Completion), value(idemstore.Failure), value(idemstore.Renewal)]
     parts += ["## Outcomes\n", "`ClaimOutcome` is what `claim` answers, `SettleOutcome` what the others do.\n"]
     parts += [value(getattr(idemstore, name)) for name in OUTCOMES]
     parts += ["## Records\n", value(Snapshot), value(Record)]
     parts += [f"### `State`\n\n{prose(State)}\n\n" + "\n".join(f"- `{one.name}`: {one.value}" for one in State) + "\n"]
     parts += [value(Limits)]
+    parts += ["## Guard (preview)\n"]
+    parts += [f"### `idemstore.{name}`\n\n{prose(getattr(idemstore, name))}\n" for name in GUARD]
     parts += ["## Errors\n", "All in `idemstore.errors`. HTTP is a hint for adapters.\n", error_rows()]
     parts += ["## Testing\n", f"### `idemstore.testing.contract.StoreContract`\n\n{prose(contract)}\n"]
     parts += [f"### `idemstore.testing.subject.Subject`\n\n{prose(subject)}\n"]
