@@ -440,4 +440,4 @@ def test_errors_have_one_base():
     for kind in errors:
         assert issubclass(kind, IdemstoreError)
         assert isinstance(kind.retryable, bool)
-        assert kind.status in (400, 500, 503)
+        assert kind.status in (400, 409, 422, 500, 503)
