@@ -13,6 +13,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from pymongo import MongoClient, WriteConcern
@@ -63,16 +64,16 @@ def measure(url: str) -> Stopwatch:
             document = {"_id": key, "state": "in-flight", "token": "t" * 32, "until": number}
             end = {"$set": {"state": "completed", "result": RESULT}}
             begin = {"$set": {"state": "in-flight", "token": "t" * 32, "until": number}}
-            watch.time("insert_one", lambda: bare.insert_one(document))
-            claim = watch.time("claim", lambda: store.claim(key))
+            watch.time("insert_one", partial(bare.insert_one, document))
+            claim = watch.time("claim", partial(store.claim, key))
             assert isinstance(claim, idemstore.Claimed)
             token = claim.token
-            watch.time("modify 1", lambda: bare.find_one_and_update({"_id": twin}, begin, upsert=True))
-            watch.time("update_one", lambda: bare.update_one({"_id": key}, end))
-            watch.time("complete", lambda: store.complete(key, token, RESULT))
-            watch.time("modify 2", lambda: bare.find_one_and_update({"_id": twin}, end))
-            watch.time("find_one", lambda: bare.find_one({"_id": key}))
-            watch.time("replay", lambda: store.claim(key))
+            watch.time("modify 1", partial(bare.find_one_and_update, {"_id": twin}, begin, upsert=True))
+            watch.time("update_one", partial(bare.update_one, {"_id": key}, end))
+            watch.time("complete", partial(store.complete, key, token, RESULT))
+            watch.time("modify 2", partial(bare.find_one_and_update, {"_id": twin}, end))
+            watch.time("find_one", partial(bare.find_one, {"_id": key}))
+            watch.time("replay", partial(store.claim, key))
         bare.drop()
         ours.drop()
     return watch
