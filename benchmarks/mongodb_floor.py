@@ -1,0 +1,96 @@
+"""What a claim, its completion and a replay cost beside bare calls of the same driver on the same server.
+
+Floors: ``insert_one`` and ``update_one`` (two bare writes), two bare ``find_one_and_update`` (the same command as ours,
+with one ``$set``), and ``find_one`` (a bare read), all with majority writes. One client, one call after the other, in
+turns within one run, medians. Collections are emptied now and then: the emulation reads all of one for every
+``findAndModify`` of a document that is there. Run it as
+
+    python -m benchmarks.mongodb_floor URL        # such as mongodb://localhost:27017/bench?replicaSet=rs0
+"""
+
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+from pymongo import MongoClient, WriteConcern
+
+import idemstore
+
+T = TypeVar("T")
+
+ROUNDS = 400
+WARM_UP = 20
+EMPTY_AFTER = 10
+RESULT = b"r" * 200
+OURS = "idemstore_floor"
+
+
+class Stopwatch:
+    """Times by name."""
+
+    def __init__(self) -> None:
+        self.times: defaultdict[str, list[float]] = defaultdict(list)
+
+    def time(self, name: str, call: Callable[[], T]) -> T:
+        """Time one call."""
+        start = time.perf_counter()
+        answer = call()
+        self.times[name].append(time.perf_counter() - start)
+        return answer
+
+    def median(self, name: str) -> float:
+        """In milliseconds, the start left out."""
+        return statistics.median(self.times[name][WARM_UP:]) * 1000
+
+
+def measure(url: str) -> Stopwatch:
+    """All calls in turns."""
+    watch = Stopwatch()
+    separator = "&" if "?" in url else "?"
+    with MongoClient(url) as client, idemstore.open(f"{url}{separator}collection={OURS}") as store:
+        database = client.get_default_database()
+        bare = database.get_collection("idemstore_bare", write_concern=WriteConcern("majority"))
+        ours = database.get_collection(OURS, write_concern=WriteConcern("majority"))
+        store.migrate()
+        for number in range(ROUNDS + WARM_UP):
+            if number % EMPTY_AFTER == 0:
+                bare.delete_many({})
+                ours.delete_many({})
+            key, twin = f"k{time.time_ns()}", f"t{time.time_ns()}"
+            document = {"_id": key, "state": "in-flight", "token": "t" * 32, "until": number}
+            end = {"$set": {"state": "completed", "result": RESULT}}
+            begin = {"$set": {"state": "in-flight", "token": "t" * 32, "until": number}}
+            watch.time("insert_one", partial(bare.insert_one, document))
+            claim = watch.time("claim", partial(store.claim, key))
+            assert isinstance(claim, idemstore.Claimed)
+            token = claim.token
+            watch.time("modify 1", partial(bare.find_one_and_update, {"_id": twin}, begin, upsert=True))
+            watch.time("update_one", partial(bare.update_one, {"_id": key}, end))
+            watch.time("complete", partial(store.complete, key, token, RESULT))
+            watch.time("modify 2", partial(bare.find_one_and_update, {"_id": twin}, end))
+            watch.time("find_one", partial(bare.find_one, {"_id": key}))
+            watch.time("replay", partial(store.claim, key))
+        bare.drop()
+        ours.drop()
+    return watch
+
+
+def main(url: str) -> None:
+    """Print medians and ratios."""
+    watch = measure(url)
+    for name in watch.times:
+        print(f"{name:<12}{watch.median(name):>9.3f} ms")
+    cycle = watch.median("claim") + watch.median("complete")
+    writes = watch.median("insert_one") + watch.median("update_one")
+    modifies = watch.median("modify 1") + watch.median("modify 2")
+    print(f"claim + complete / insert + update         {cycle / writes:.2f}")
+    print(f"claim + complete / two find_one_and_update {cycle / modifies:.2f}")
+    print(f"replay / find_one                          {watch.median('replay') / watch.median('find_one'):.2f}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
