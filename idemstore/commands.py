@@ -22,7 +22,7 @@ from rich.table import Table
 
 import idemstore
 from idemstore.cli import say
-from idemstore.errors import ConfigurationError, IdemstoreError, InvalidInput, MissingPackage
+from idemstore.errors import ConfigurationError, IdemstoreError, InvalidInput, MissingPackage, UnsupportedMode
 from idemstore.exchange import Snapshot
 from idemstore.machine import MICROSECONDS
 from idemstore.registry import BUILT_IN
@@ -283,10 +283,9 @@ def migrate(url: Url) -> None:
 @app.command()
 def schemes() -> None:
     """List the URL schemes that can be opened, and what has to be installed for those that cannot."""
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2))
+    width = max(len(scheme) for scheme in idemstore.schemes()) + len("://  ")
     for scheme in idemstore.schemes():
-        table.add_row(f"{scheme}://", readiness(scheme))
-    console().print(table)
+        write(f"{scheme + '://':<{width}}{readiness(scheme)}")
 
 
 def readiness(scheme: str) -> str:
@@ -295,6 +294,8 @@ def readiness(scheme: str) -> str:
         return "from another package"
     try:
         idemstore.open(f"{scheme}://").close()
+    except UnsupportedMode:
+        return "ready, async alone"
     except MissingPackage as error:
         return str(error)
     except ConfigurationError as error:

@@ -18,6 +18,7 @@ from idemstore.errors import (
     AccessDenied,
     StoreTimeout,
     StoreUnavailable,
+    TransactionConflict,
 )
 from idemstore.outcomes import Claimed, Completed, InFlight
 from idemstore.testing import servers
@@ -491,3 +492,23 @@ def test_errors_show_no_secrets(lab):
         assert "hush-hush" not in f"{error}{error!r}{error.__cause__!r}{broken!r}"
         assert "a-very-secret-key" not in f"{error}{error!r}"
     assert isinstance(store.claim(lab.key()), Claimed)
+
+
+def test_error_at_the_commit(lab):
+    """Rows come before the commit: where that fails, nobody is told that anything was claimed."""
+    name = f"{lab.subject.table}_refuse"
+    lab.subject.execute(
+        f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$ "
+        "BEGIN RAISE EXCEPTION 'not today' USING ERRCODE = '40001'; END $$",
+        f"CREATE CONSTRAINT TRIGGER {name} AFTER INSERT ON {{table}} DEFERRABLE INITIALLY DEFERRED "
+        f"FOR EACH ROW EXECUTE FUNCTION {name}()",
+    )
+    try:
+        key = lab.key()
+        raises(TransactionConflict, partial(lab.store.claim, key))
+        assert not lab.exists(key)
+        answers = lab.store.claim_many([lab.key(), lab.key()])
+        assert all(isinstance(answer, TransactionConflict) for answer in answers)
+    finally:
+        lab.subject.execute(f"DROP FUNCTION {name} CASCADE")
+    claimed(lab.store.claim(lab.key()))

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import idemstore
 from idemstore.backends.postgresql import batches, dialing, frames, refusals
+from idemstore.backends.postgresql.alarm import Alarm
 from idemstore.backends.postgresql.dialect import Call, PostgresqlDialect
 from idemstore.backends.postgresql.options import read_target
 from idemstore.backends.postgresql.pool import MAX_IDLE, AsyncPool, Pool
@@ -683,3 +684,41 @@ def test_errors_are_ours():
     """Whatever the code, a refusal is an error of idemstore."""
     for sqlstate in ("00000", "42601", "P0001", "HV000"):
         assert isinstance(refusals.error(Refusal(sqlstate, ""), "name"), IdemstoreError)
+
+
+# -- alarms -----------------------------------------------------------------------------------------------------------
+
+
+def test_alarm():
+    """One timer for many calls: it rings for the call that is late, at its own deadline, and for no other."""
+
+    async def main():
+        rung = []
+        alarm = Alarm(lambda: rung.append(time.monotonic()))
+        for _ in range(50):
+            alarm.set(soon(10))
+            first = alarm._timer
+            alarm.clear()
+        alarm.set(soon(10))
+        assert alarm._timer is first
+        due = soon(0.05)
+        alarm.set(due)
+        await asyncio.sleep(0.15)
+        assert len(rung) == 1
+        assert rung[0] >= due
+        alarm.set(soon(0.03))
+        alarm.clear()
+        await asyncio.sleep(0.08)
+        alarm.set(soon(0.02))
+        alarm.clear()
+        later = soon(0.12)
+        alarm.set(later)
+        await asyncio.sleep(0.2)
+        assert len(rung) == 2
+        assert rung[1] >= later
+        alarm.set(soon(0.01))
+        alarm.stop()
+        await asyncio.sleep(0.03)
+        assert len(rung) == 2
+
+    asyncio.run(main())

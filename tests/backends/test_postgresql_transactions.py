@@ -1,13 +1,16 @@
 """PostgreSQL: ``store.on(connection)``, inside the caller's own transaction, by each client."""
 
+import re
 import time
 from functools import partial
+from pathlib import Path
 
 import asyncpg
 import psycopg
 import pytest
 
 import idemstore
+from idemstore.backends.postgresql.schema import Schema
 from idemstore.errors import (
     InvalidInput,
     SchemaError,
@@ -429,3 +432,24 @@ def test_exactly_once(lab, caller):
 
     expect(Claimed, run())
     assert run() == Completed(b"r")
+
+
+def test_the_example_of_the_docs(subject):
+    """The function on the page of PostgreSQL orders once, however often it is called."""
+    page = (Path(__file__).parents[2] / "docs" / "postgresql.md").read_text()
+    (example,) = [
+        block for block in re.findall(r"^```py\n(.*?)^```", page, re.DOTALL | re.MULTILINE) if "def order" in block
+    ]
+    names = {"psycopg": psycopg, "idemstore": idemstore}
+    exec(compile(example, "docs/postgresql.md", "exec"), names)
+    with idemstore.open(subject.url) as store:
+        answers = {names["order"](store, subject._server, f"docs-{subject.table}") for _ in range(3)}
+    assert answers == {b"ordered"}
+    assert ordered(subject, f"docs-{subject.table}")
+
+
+def test_the_grants_of_the_docs():
+    """The page says what the errors say (and what the test of the grants has found to be enough)."""
+    page = (Path(__file__).parents[2] / "docs" / "postgresql.md").read_text()
+    said = Schema("public", "idemstore").grants.partition(" (and")[0].replace('"', "")
+    assert all(f"{grant};\n" in page for grant in said.split("; "))

@@ -42,16 +42,22 @@ class AsyncPooledDriver(Generic[L]):
 
     async def execute(self, request: Call, timeout: float) -> Reply:
         """Carry one call."""
-        return await self._call(time.monotonic() + timeout, timeout, request)
+        deadline = time.monotonic() + timeout
+        once = self._apart if request.statement.slow else self._once
+        reply = await once(deadline, timeout, request)
+        return reply if type(reply) is list else await self._again(reply, deadline, timeout, request)
 
     async def execute_many(self, requests: Sequence[Call], timeout: float) -> Sequence[Reply | IdemstoreError]:
         """Carry many; see ``batches``."""
         return await carry_many_async(requests, self._schema, partial(self._call, time.monotonic() + timeout, timeout))
 
     async def _call(self, deadline: float, timeout: float, call: Call) -> Reply:
-        """Once, and again where the connection, not the call, was at fault."""
+        """One call of a batch: once, and again where the connection, not the call, was at fault."""
+        return await self._again(await self._once(deadline, timeout, call), deadline, timeout, call)
+
+    async def _again(self, reply: Reply, deadline: float, timeout: float, call: Call) -> Reply:
+        """The same call as often as its refusals ask for that."""
         once = self._apart if call.statement.slow else self._once
-        reply = await once(deadline, timeout, call)
         for _ in range(ATTEMPTS - 1):
             if not isinstance(reply, Refusal) or remedy(reply) is Remedy.NONE:
                 break
@@ -60,7 +66,7 @@ class AsyncPooledDriver(Generic[L]):
 
     async def _once(self, deadline: float, timeout: float, call: Call) -> Reply:
         """On a connection of the pool. One whose reply nobody waits for any more is never used again."""
-        line = await self._pool.take(deadline)
+        line = self._pool.idle() or await self._pool.take(deadline)
         try:
             reply = await line.say(call, deadline)
         except BaseException:

@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 import asyncpg  # type: ignore[import-untyped, unused-ignore]
 
 from idemstore.backends.postgresql import dialing
+from idemstore.backends.postgresql.alarm import Alarm
 from idemstore.backends.postgresql.async_driver import AsyncPooledDriver
 from idemstore.backends.postgresql.dialect import Arg, Call, Reply
 from idemstore.backends.postgresql.dialing import Host
@@ -20,7 +21,7 @@ from idemstore.backends.postgresql.schema import Statement
 class _Statement(Protocol):
     """What we use of asyncpg's prepared statements."""
 
-    async def fetch(self, *args: Arg, timeout: float | None = None) -> Sequence[Iterable[bytes | None]]:
+    async def fetch(self, *args: Arg) -> Sequence[Iterable[bytes | None]]:
         """Execute it."""
         ...
 
@@ -28,7 +29,7 @@ class _Statement(Protocol):
 class Connection(Protocol):
     """What we use of asyncpg's connections."""
 
-    async def prepare(self, query: str, *, name: str | None = None, timeout: float | None = None) -> _Statement:
+    async def prepare(self, query: str, *, name: str) -> _Statement:
         """Prepare a statement, by no name where that is empty."""
         ...
 
@@ -65,6 +66,8 @@ class AsyncpgLine:
         self._connection = connection
         self._prefix = "idemstore_" if named else ""
         self._statements: dict[str, _Statement] = {}
+        self._alarm = Alarm(self._expire)
+        self._late = False
 
     async def say(self, call: Call, deadline: float) -> Reply | None:
         """Say a call and wait for its reply; None where the time is up. Whoever stops waiting must close the line.
@@ -72,27 +75,34 @@ class AsyncpgLine:
         A statement is prepared once per connection (two round trips then). Behind a pooler it has no name: asyncpg then
         sends it along with every execution, in the same round trip.
         """
+        self._alarm.set(deadline)
         try:
             statement = self._statements.get(call.statement.name)
             if statement is None:
-                statement = await self._prepare(call.statement, deadline)
-            return cells(await statement.fetch(*call.args, timeout=_left(deadline)))
-        except TimeoutError:
-            return None
+                statement = await self._prepare(call.statement)
+            return cells(await statement.fetch(*call.args))
         except REFUSED as error:
-            return refusal(error)
+            return None if self._late else refusal(error)
         except BROKEN as error:
-            return refusal(error)
+            return None if self._late else refusal(error)
+        finally:
+            self._alarm.clear()
 
-    async def _prepare(self, statement: Statement, deadline: float) -> _Statement:
+    def _expire(self) -> None:
+        """The time is up: whatever asyncpg waits for comes to an end with the connection."""
+        self._late = True
+        self._connection.terminate()
+
+    async def _prepare(self, statement: Statement) -> _Statement:
         """By its own name. asyncpg without a statement cache would prepare it without one, and again at every call."""
         name = f"{self._prefix}{statement.name}" if self._prefix else ""
-        prepared = await self._connection.prepare(statement.sql, name=name, timeout=_left(deadline))
+        prepared = await self._connection.prepare(statement.sql, name=name)
         self._statements[statement.name] = prepared
         return prepared
 
     def close(self) -> None:
         """End the connection, without waiting for the server."""
+        self._alarm.stop()
         self._connection.terminate()
 
 

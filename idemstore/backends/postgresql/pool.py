@@ -183,6 +183,10 @@ class AsyncPool(_Places[L]):
         self._connect = connect
         self._waiters: deque[asyncio.Future[L | None]] = deque()
 
+    def idle(self) -> L | None:
+        """A connection that is there, without waiting for anybody."""
+        return None if self._closed else self._fresh()
+
     async def take(self, deadline: float) -> L:
         """A connection, or ``StoreTimeout``."""
         self._check()

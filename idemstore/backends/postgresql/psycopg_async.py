@@ -2,10 +2,12 @@
 
 import asyncio
 import time
+from functools import partial
 
 from psycopg.conninfo import make_conninfo
 
 from idemstore.backends.postgresql import dialing
+from idemstore.backends.postgresql.alarm import Alarm
 from idemstore.backends.postgresql.async_driver import AsyncPooledDriver
 from idemstore.backends.postgresql.dialect import Call, Reply
 from idemstore.backends.postgresql.dialing import Host
@@ -25,6 +27,7 @@ class AsyncLine:
         self._reply: asyncio.Future[Reply | None] | None = None
         self.used = line.used
         self._writing = False
+        self._alarm = Alarm(partial(self._settle, None))
         self._loop.add_reader(line.fd, self._readable)
 
     async def say(self, call: Call, deadline: float) -> Reply | None:
@@ -32,12 +35,12 @@ class AsyncLine:
         self._talk = self._line.talk(call)
         reply: asyncio.Future[Reply | None] = self._loop.create_future()
         self._reply = reply
-        timer = self._loop.call_later(max(0.0, deadline - time.monotonic()), self._settle, None)
+        self._alarm.set(deadline)
         try:
             self._go_on()
             return await reply
         finally:
-            timer.cancel()
+            self._alarm.clear()
             self._talk = self._reply = None
             self._write(False)
 
@@ -79,6 +82,7 @@ class AsyncLine:
 
     def close(self) -> None:
         """End the connection, without waiting for the server."""
+        self._alarm.stop()
         self._loop.remove_reader(self._line.fd)
         self._loop.remove_writer(self._line.fd)
         self._line.close()

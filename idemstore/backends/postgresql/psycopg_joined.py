@@ -41,7 +41,7 @@ def _bounded(work: PQGen[T], deadline: float) -> PQGen[T]:
         wait = next(work)
         while True:
             ready = yield wait
-            if False:
+            if not ready and time.monotonic() >= deadline:
                 raise _Expired
             wait = work.send(ready)
     except StopIteration as stop:
