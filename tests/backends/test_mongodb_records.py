@@ -4,6 +4,7 @@ Where there is no real MongoDB these run on an emulation (SecantusDB), and prove
 """
 
 import asyncio
+import gc
 import subprocess
 import sys
 import threading
@@ -624,3 +625,23 @@ def test_cancelled_calls(subject, kind):
     host, _, port = subject.url.partition("://")[2].partition("/")[0].partition(":")
     with Proxy(host, int(port)) as proxy:
         asyncio.run(run(proxy.port))
+
+
+def test_cancelled_while_connecting(subject):
+    """A call that is cancelled while its connection is made leaves no socket behind, and no task."""
+
+    async def run():
+        async with idemstore.open_async(f"{subject.url}&timeout=20") as store:
+            await store.ping()
+            for wait in (0.0, 0.001, 0.003):
+                tasks = [asyncio.create_task(store.claim(f"{wait}-{n}")) for n in range(10)]
+                await asyncio.sleep(wait)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+            assert isinstance(await store.claim("after"), Claimed)
+            mine = asyncio.current_task()
+        assert not [task for task in asyncio.all_tasks() if task is not mine and "_execute" in repr(task)]
+
+    asyncio.run(run())
+    gc.collect()

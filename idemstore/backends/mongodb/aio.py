@@ -18,6 +18,7 @@ from pymongo.topology_description import TopologyDescription
 
 from idemstore.backends.mongodb import errors
 from idemstore.backends.mongodb.clock import HeartbeatClock
+from idemstore.backends.mongodb.connecting import Connecting
 from idemstore.backends.mongodb.dialect import Command, Reply
 from idemstore.backends.mongodb.options import Settings
 from idemstore.backends.mongodb.wire import CLOSING, CODEC, Session, late, prepared
@@ -43,23 +44,30 @@ class AsyncMongoDriver:
         *,
         close: Callable[[], Awaitable[None]] | None = None,
         clock: HeartbeatClock | None = None,
+        connecting: Connecting | None = None,
         topology: Callable[[], TopologyDescription] | None = None,
         session: Session | None = None,
     ) -> None:
         self._send = send
         self._where = where
         self._close = close
+        self._connecting = connecting or Connecting()
         self._clock = clock
         self._topology = topology
         self._session = session
 
     async def execute(self, request: Command, timeout: float) -> Reply:
-        """As ``SyncDriver.execute``."""
+        """As ``SyncDriver.execute``; in a task of its own, see ``connecting``."""
+        call = asyncio.create_task(self._execute(request, timeout))
         try:
-            async with asyncio.timeout(timeout + GRACE):
-                return await self._execute(request, timeout)
-        except TimeoutError:
-            raise StoreTimeout(f"MongoDB did not answer within {timeout:g} s: repeat the call, which is safe") from None
+            ended, _ = await asyncio.wait((call,), timeout=timeout + GRACE)
+        except asyncio.CancelledError:
+            self._connecting.leave(call)
+            raise
+        if ended:
+            return call.result()
+        self._connecting.leave(call)
+        raise StoreTimeout(f"MongoDB did not answer within {timeout:g} s: repeat the call, which is safe")
 
     async def _execute(self, request: Command, timeout: float) -> Reply:
         """Within PyMongo's own time-out."""
@@ -111,6 +119,7 @@ class AsyncMongoDriver:
 
     async def close(self) -> None:
         """Close the client, unless it is the caller's."""
+        await self._connecting.close(CLOSING)
         if self._close is not None:
             with pymongo.timeout(CLOSING):
                 await self._close()
@@ -118,14 +127,18 @@ class AsyncMongoDriver:
 
 def connect(settings: Settings, database: str, collection: str) -> AsyncMongoDriver:
     """A driver with a client of its own; nothing is sent yet. Called on the loop that will use it."""
-    clock = HeartbeatClock()
+    clock, connecting = HeartbeatClock(), Connecting()
     host, options = settings
     client: AsyncMongoClient[dict[str, object]] = AsyncMongoClient(
-        host, None, dict, False, False, None, event_listeners=[clock], **options
+        host, None, dict, False, False, None, event_listeners=[clock, connecting], **options
     )
-    send = partial(client[database].command, codec_options=CODEC)
     return AsyncMongoDriver(
-        send, f"{database}.{collection}", close=client.close, clock=clock, topology=lambda: client.topology_description
+        partial(client[database].command, codec_options=CODEC),
+        f"{database}.{collection}",
+        close=client.close,
+        clock=clock,
+        connecting=connecting,
+        topology=lambda: client.topology_description,
     )
 
 

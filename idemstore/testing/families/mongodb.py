@@ -63,6 +63,10 @@ class MongoSubject:
         """Whether there is a document."""
         return self.records.find_one({"_id": key}) is not None
 
+    def clear(self) -> None:
+        """Delete all records: the emulation reads all there are whenever it modifies one."""
+        self.records.delete_many({})
+
     def close(self) -> None:
         """Drop the collection."""
         self.records.drop()
