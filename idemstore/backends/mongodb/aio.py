@@ -21,7 +21,7 @@ from idemstore.backends.mongodb.clock import HeartbeatClock
 from idemstore.backends.mongodb.connecting import Connecting
 from idemstore.backends.mongodb.dialect import Command, Reply
 from idemstore.backends.mongodb.options import Settings
-from idemstore.backends.mongodb.wire import CLOSING, CODEC, Session, late, prepared
+from idemstore.backends.mongodb.wire import CLOSING, CODEC, Session, farewell, late, prepared
 from idemstore.errors import IdemstoreError, InvalidInput, StoreTimeout
 from idemstore.flows import AsyncSleepWatch
 
@@ -121,7 +121,7 @@ class AsyncMongoDriver:
         """Close the client, unless it is the caller's."""
         await self._connecting.close(CLOSING)
         if self._close is not None:
-            with pymongo.timeout(CLOSING):
+            with pymongo.timeout(farewell(self._topology)):
                 await self._close()
 
 

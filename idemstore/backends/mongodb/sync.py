@@ -22,7 +22,7 @@ from idemstore.backends.mongodb import errors
 from idemstore.backends.mongodb.clock import HeartbeatClock
 from idemstore.backends.mongodb.dialect import Command, Reply
 from idemstore.backends.mongodb.options import Settings
-from idemstore.backends.mongodb.wire import CLOSING, CODEC, Session, late, prepared
+from idemstore.backends.mongodb.wire import CODEC, Session, farewell, late, prepared
 from idemstore.errors import IdemstoreError, InvalidInput
 from idemstore.flows import SleepWatch
 
@@ -118,7 +118,7 @@ class SyncDriver:
         if self._workers is not None:
             self._workers.shutdown()
         if self._close is not None:
-            with pymongo.timeout(CLOSING):
+            with pymongo.timeout(farewell(self._topology)):
                 self._close()
 
 

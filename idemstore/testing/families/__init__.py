@@ -41,6 +41,8 @@ class Family(NamedTuple):
     """Whether its URL names the one host and port that all traffic goes to, so that a proxy can stand between."""
     sync: bool = True
     """Whether it has a sync mode, besides the async one that all have."""
+    many: int = 620
+    """How many keys a big batch has; more than one request takes, but where batches are slow."""
     preview: bool = False
     """Not released yet: tests run on it only where IDEMSTORE_SUBJECTS names it."""
 
@@ -67,8 +69,8 @@ FAMILIES: Final[dict[str, Family]] = {
     "postgresql-psycopg": Family("postgresql", "postgresql", 50, "psycopg", resends=True, proxied=True, preview=True),
     "postgresql15-psycopg": Family("postgresql", "postgresql15", 50, "psycopg", preview=True),
     "pgbouncer": Family("postgresql", "pgbouncer", 50, "psycopg", resends=True, proxied=True, preview=True),
-    "mongodb": Family("mongodb", "mongodb", 25, "pymongo", resends=True, proxied=True),
-    "mongodb-motor": Family("mongodb", "mongodb", 10, "motor", resends=True, proxied=True, sync=False),
+    "mongodb": Family("mongodb", "mongodb", 15, "pymongo", resends=True, proxied=True, many=120),
+    "mongodb-motor": Family("mongodb", "mongodb", 5, "motor", resends=True, proxied=True, sync=False, many=120),
 }
 
 

@@ -44,7 +44,8 @@ class MongoSubject:
         if "directConnection" not in server:  # or PyMongo would go past a proxy, to where the server says it is
             server += "&directConnection=true"
         motor = "mongodb+motor" if name.endswith("motor") else "mongodb"
-        self.url = f"{server.replace('mongodb', motor, 1)}&collection={collection}"
+        # The emulation may take five seconds for a batch of hundreds.
+        self.url = f"{server.replace('mongodb', motor, 1)}&collection={collection}&timeout=20"
         with idemstore.open(self.url.replace("+motor", "")) as store:
             store.migrate()
         self._client: MongoClient[dict[str, object]] = MongoClient(server)
