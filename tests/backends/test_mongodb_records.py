@@ -28,6 +28,7 @@ import idemstore
 from idemstore.backends.mongodb import aio, sync
 from idemstore.backends.mongodb.dialect import TTL_INDEX, TTL_SECONDS, MongoDialect, Reply
 from idemstore.backends.mongodb.record import FIELDS, NEVER, RELEASED
+from idemstore.backends.mongodb.wire import Line
 from idemstore.errors import CorruptRecord, InvalidInput, SchemaError, TransactionConflict
 from idemstore.machine import Claim, State
 from idemstore.outcomes import DONE, LEASE_LOST, Abandoned, Claimed, Completed, Failed, InFlight, Mismatch
@@ -356,7 +357,7 @@ class Racing:
 def test_lost_upserts_ask_again(subject):
     """E11000 on _id is answered by asking again, as often as it takes; sync."""
     database = subject.records.database
-    driver = sync.SyncDriver(Racing(partial(database.command, codec_options=sync.CODEC), 3), "c")
+    driver = sync.SyncDriver(Racing(partial(database.command, codec_options=sync.CODEC), 3), Line("c"))
     dialect, event = MongoDialect(subject.records.name), Claim(None, "mine", 30_000_000, None)
     answer, trips = dialect.claim("k", event), 0
     while not isinstance(answer, Claimed):
@@ -372,7 +373,7 @@ async def _lost_async(url, database, name):
         async def send(command):
             return await racing(command)
 
-        driver = aio.AsyncMongoDriver(send, "c")
+        driver = aio.AsyncMongoDriver(send, Line("c"))
         answer = MongoDialect(name).claim("k", Claim(None, "mine", 30_000_000, None))
         while not isinstance(answer, Claimed):
             answer = answer.parse(await driver.execute(answer.request, 5.0))

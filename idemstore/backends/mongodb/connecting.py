@@ -1,4 +1,6 @@
-"""Calls whose caller leaves while PyMongo's asyncio client does not close the socket of a connection when its task is cancelled while it connects
+"""Calls whose caller leaves while PyMongo connects for them: they are carried out all the same.
+
+PyMongo's asyncio client does not close the socket of a connection when its task is cancelled while it connects
 (PYTHON-5867 in its tracker); Python reports that as an unclosed socket, whenever it collects it. So every call runs in
 a task of its own, which its caller may leave at any time. The task is cancelled then, unless it is connecting: that
 goes on to its end, which is its deadline at the latest.
