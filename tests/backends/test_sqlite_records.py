@@ -253,7 +253,7 @@ def test_collection_spares_the_living(subject):
 
 
 def test_purge_deletes_what_it_reports(subject):
-    """No collection in passing goes with a purge, be it due: by the first write of a process, or after one that failed."""
+    """No collection in passing goes with a purge, be it due (the first write of a process)."""
     dialect = SqliteDialect(1000)
     with idemstore.open(subject.url) as store:
         keys = [f"key-{number}" for number in range(10)]
