@@ -12,7 +12,19 @@ from idemstore.errors import IdemstoreError, StoreClosed, UnsupportedMode, Wrong
 from idemstore.exchange import AsyncDriver, AsyncWatch, Dialect, Exchange, Snapshot
 from idemstore.keys import KeyLike, redact
 from idemstore.outcomes import ClaimOutcome, SettleOutcome
-from idemstore.store import DAY, LEASE, MAX_BATCH, MIGRATE_TIMEOUT, Ask, Completion, Face, Failure, Renewal, parents
+from idemstore.store import (
+    DAY,
+    LEASE,
+    MAX_BATCH,
+    MIGRATE_TIMEOUT,
+    Ask,
+    Asks,
+    Completion,
+    Face,
+    Failure,
+    Renewal,
+    parents,
+)
 
 Q = TypeVar("Q")
 R = TypeVar("R")
@@ -77,10 +89,9 @@ class AsyncStore(Face):
             raise
         return answer  # pyright: ignore[reportReturnType] - it does not narrow a TypeVar
 
-    async def _ask_many(
-        self, exchanges: Sequence[Ask[T] | IdemstoreError], timeout: float | None = None
-    ) -> list[T | IdemstoreError]:
+    async def _ask_many(self, asks: Asks[T], timeout: float | None = None) -> list[T | IdemstoreError]:
         """As ``Store._ask_many``."""
+        keys, exchanges = asks
         driver = self._live()
         deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
         steps = flows.batch(exchanges, MAX_BATCH)
@@ -89,7 +100,7 @@ class AsyncStore(Face):
             try:
                 requests = steps.send(replies) if replies is not None else next(steps)
             except StopIteration as stop:
-                return cast("list[T | IdemstoreError]", stop.value)
+                return flows.named(cast("list[T | IdemstoreError]", stop.value), keys, self._key_bytes)
             replies = await driver.execute_many(requests, self._left(deadline))
 
     async def claim(

@@ -33,6 +33,9 @@ MIGRATE_TIMEOUT: Final = 120.0
 
 Ask = Exchange[object, object, T]
 
+Asks = tuple[Sequence[KeyLike], Sequence[Ask[T] | IdemstoreError]]
+"""A batch: the key of each item, and what to ask about it, or why that cannot be asked."""
+
 
 class Completion(NamedTuple):
     """One item of ``complete_many``."""
@@ -145,32 +148,34 @@ class Face:
         lease: Duration,
         retention: Duration | None,
         takeover: bool,
-    ) -> list[Ask[ClaimOutcome] | IdemstoreError]:
+    ) -> Asks[ClaimOutcome]:
         digests = each("fingerprints", fingerprints, len(keys))
         names = each("tokens", tokens, len(keys))
-        return [
+        return keys, [
             _item(partial(self._claim_one, key, lease, retention, digest, token, takeover))
             for key, digest, token in zip(keys, digests, names, strict=True)
         ]
 
     def _completions(
         self, items: Iterable[Completion | tuple[KeyLike, str, bytes]], retention: Duration | None
-    ) -> list[Ask[SettleOutcome] | IdemstoreError]:
-        return [_item(partial(self._complete_one, key, token, result, retention)) for key, token, result in items]
+    ) -> Asks[SettleOutcome]:
+        given = list(items)
+        asks = [_item(partial(self._complete_one, key, token, result, retention)) for key, token, result in given]
+        return [item[0] for item in given], asks
 
     def _fail_one(self, item: Failure, retention: Duration | None) -> Ask[SettleOutcome]:
         return self._fail(self._key(item.key), item.token, item.result, retention, item.retry_after)
 
-    def _failures(
-        self, items: Iterable[Failure], retention: Duration | None
-    ) -> list[Ask[SettleOutcome] | IdemstoreError]:
-        return [_item(partial(self._fail_one, item, retention)) for item in items]
+    def _failures(self, items: Iterable[Failure], retention: Duration | None) -> Asks[SettleOutcome]:
+        given = list(items)
+        return [item.key for item in given], [_item(partial(self._fail_one, item, retention)) for item in given]
 
     def _renew_one(self, item: Renewal) -> Ask[SettleOutcome]:
         return self._renew(self._key(item.key), item.token, item.lease, item.checkpoint)
 
-    def _renewals(self, items: Iterable[Renewal]) -> list[Ask[SettleOutcome] | IdemstoreError]:
-        return [_item(partial(self._renew_one, item)) for item in items]
+    def _renewals(self, items: Iterable[Renewal]) -> Asks[SettleOutcome]:
+        given = list(items)
+        return [item.key for item in given], [_item(partial(self._renew_one, item)) for item in given]
 
     def _release(self, key: str, token: str) -> Ask[SettleOutcome]:
         return self._dialect.release(key, Release(checks.token(token)))
@@ -178,8 +183,9 @@ class Face:
     def _release_one(self, key: KeyLike, token: str) -> Ask[SettleOutcome]:
         return self._release(self._key(key), token)
 
-    def _releases(self, items: Iterable[tuple[KeyLike, str]]) -> list[Ask[SettleOutcome] | IdemstoreError]:
-        return [_item(partial(self._release_one, key, token)) for key, token in items]
+    def _releases(self, items: Iterable[tuple[KeyLike, str]]) -> Asks[SettleOutcome]:
+        given = list(items)
+        return [key for key, _ in given], [_item(partial(self._release_one, key, token)) for key, token in given]
 
     def _left(self, deadline: float) -> float:
         """Seconds left of a call that takes more than one round trip."""
@@ -262,10 +268,9 @@ class Store(Face):
             raise
         return answer  # pyright: ignore[reportReturnType] - it does not narrow a TypeVar
 
-    def _ask_many(
-        self, exchanges: Sequence[Ask[T] | IdemstoreError], timeout: float | None = None
-    ) -> list[T | IdemstoreError]:
+    def _ask_many(self, asks: Asks[T], timeout: float | None = None) -> list[T | IdemstoreError]:
         """Carry many exchanges in as few round trips as the driver can, within one deadline."""
+        keys, exchanges = asks
         driver = self._driver or self._live()
         deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
         steps = flows.batch(exchanges, MAX_BATCH)
@@ -274,7 +279,7 @@ class Store(Face):
             try:
                 requests = steps.send(replies) if replies is not None else next(steps)
             except StopIteration as stop:
-                return cast("list[T | IdemstoreError]", stop.value)
+                return flows.named(cast("list[T | IdemstoreError]", stop.value), keys, self._key_bytes)
             replies = driver.execute_many(requests, self._left(deadline))
 
     def claim(

@@ -1,10 +1,13 @@
 """Redis when things go wrong: silence, broken connections, lost and late replies, refusals; calls keep their time."""
 
 import asyncio
+import gc
 import os
+import re
 import socket
 import threading
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from functools import partial
@@ -33,6 +36,13 @@ from idemstore.testing.servers.process import free_port
 
 SLACK = 1.0
 """Seconds that a busy machine may add to a time-out."""
+
+
+@pytest.fixture(autouse=True)
+def tidy():
+    """What a test leaves open is told at its own end, not in some later test."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")
@@ -309,18 +319,19 @@ def test_a_frozen_server(lab, server):
 
 def test_a_full_pool_is_waited_for_in_time(lab, proxy):
     """Every connection in use: a further call waits for one, and times out in time, saying why."""
-    store = through(proxy, lab, "timeout=3&max_connections=2")
+    store = through(proxy, lab, "timeout=30&max_connections=2")
+    settings = getattr(store, "inner", store)
     proxy.stall()
     busy = [lab.background(partial(store.claim, lab.key())) for _ in range(2)]
     while proxy.connections < 2:
         time.sleep(0.01)
-    getattr(store, "inner", store).timeout = 0.3
+    settings.timeout = 0.3
     with within(0.3):
         error = raises(StoreTimeout, store.ping)
     assert "max_connections" in str(error)
-    for call in busy:
-        raises(StoreTimeout, call.result)
+    settings.timeout = 30
     proxy.resume()
+    assert all(isinstance(call.result(), Claimed) for call in busy)
     with ThreadPoolExecutor(20) as threads:
         outcomes = list(threads.map(lambda _: store.claim(lab.key()), range(100)))
     assert all(isinstance(outcome, Claimed) for outcome in outcomes)
@@ -399,6 +410,31 @@ def test_cancelled_waiters_leave_the_pool_whole(subject, proxy):
                 assert await store.forget(f"pool-{number}")
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("kind", ["main", "tls"])
+def test_closing_needs_nothing_from_the_server(subject, server, kind):
+    """asyncio: connections that are idle, that hold unsent bytes and that never came about, are closed while the server
+    is silent (TLS would wait for its farewell), before their event loop ends.
+    """
+    base = f"{server.url}?" if kind == "main" else f"{server.endpoints['tls']}&"
+    port = re.search(r":(\d+)/", base)[1]
+
+    async def main(proxy):
+        url = base.replace(port, str(proxy.port), 1) + f"prefix={subject.prefix}&max_connections=3"
+        async with idemstore.open_async(url) as store:
+            assert len(await asyncio.gather(*(store.forget(f"idle-{number}") for number in range(2)))) == 2
+            proxy.stall()
+            store.timeout = 0.2
+            with pytest.raises(StoreTimeout):
+                await store.complete("idle-0", "token", bytes(2**24))
+            await asyncio.gather(*(store.claim("busy") for _ in range(3)), return_exceptions=True)
+
+    with warnings.catch_warnings(record=True) as seen, Proxy("127.0.0.1", int(port)) as proxy:
+        warnings.simplefilter("always")
+        asyncio.run(main(proxy))
+        gc.collect()
+    assert [str(warning.message) for warning in seen] == []
 
 
 # -- broken connections, lost replies ---------------------------------------------------------------------------------

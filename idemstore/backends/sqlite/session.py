@@ -283,7 +283,7 @@ class Session:
             for index, request in enumerate(requests):
                 if answers[index] is PENDING:
                     answers[index] = self._written_or_error(connection, request)
-            if self._steps >= COLLECT_EVERY:
+            if self._steps >= COLLECT_EVERY and not any(isinstance(request, Purge) for request in requests):
                 self._purge(connection, self._steps * COLLECTED_PER_STEP)
                 self._steps = 0
             connection.execute("COMMIT")
