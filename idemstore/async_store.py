@@ -10,9 +10,7 @@ from idemstore import checks, flows
 from idemstore.checks import Duration
 from idemstore.errors import IdemstoreError, StoreClosed, UnsupportedMode, WrongEventLoop
 from idemstore.exchange import AsyncDriver, AsyncWatch, Dialect, Exchange, Snapshot
-from idemstore.keys import KeyLike, redact
-from idemstore.outcomes import ClaimOutcome, SettleOutcome
-from idemstore.store import (
+from idemstore.face import (
     DAY,
     LEASE,
     MAX_BATCH,
@@ -25,6 +23,8 @@ from idemstore.store import (
     Renewal,
     parents,
 )
+from idemstore.keys import KeyLike, redact
+from idemstore.outcomes import ClaimOutcome, SettleOutcome
 
 Q = TypeVar("Q")
 R = TypeVar("R")

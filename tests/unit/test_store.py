@@ -23,10 +23,11 @@ from idemstore.errors import (
     WrongEventLoop,
 )
 from idemstore.exchange import Exchange, Limits, Snapshot
+from idemstore.face import MAX_BATCH, Failure, Renewal
 from idemstore.keys import encode_key, redact
 from idemstore.machine import Record, State
 from idemstore.outcomes import LEASE_LOST, Claimed, Done
-from idemstore.store import MAX_BATCH, Failure, Renewal, Store
+from idemstore.store import Store
 from idemstore.testing.blocking import BlockingStore, LoopThread
 from idemstore.testing.faults import Faults, inject
 
