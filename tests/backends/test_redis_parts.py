@@ -48,6 +48,8 @@ def target(url):
         ("rediss://h/", Topology.ONE, [("h", 6379)], True, 0),
         ("valkey://[::1]:7/3", Topology.ONE, [("::1", 7)], False, 3),
         ("valkeys://h", Topology.ONE, [("h", 6379)], True, 0),
+        ("valkey+cluster://h", Topology.CLUSTER, [("h", 6379)], False, 0),
+        ("valkeys+sentinel://h/1?service=m", Topology.SENTINEL, [("h", 26379)], True, 1),
         ("unix:///run/r.sock", Topology.ONE, [("/run/r.sock", 0)], False, 0),
         ("redis+unix:///run/r.sock?db=4", Topology.ONE, [("/run/r.sock", 0)], False, 4),
         ("redis+cluster://a,b:1", Topology.CLUSTER, [("a", 6379), ("b", 1)], False, 0),
