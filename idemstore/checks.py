@@ -27,38 +27,24 @@ def new_token() -> str:
 
 def duration(name: str, value: Duration) -> int:
     """A duration in microseconds, or ``InvalidInput``."""
-    micros = _micros_of(value)
-    if micros is None:
-        raise _bad_duration(name, value)
-    return micros
+    try:
+        return _micros(name, value)
+    except TypeError:  # it cannot even be hashed
+        raise _bad_duration(name, value) from None
 
 
 def retention(value: Duration | None) -> int | None:
     """How long a record is kept; None: for ever."""
-    if value is None:
-        return None
-    micros = _micros_of(value)
-    if micros is None:
-        raise _bad_duration("retention", value)
-    return micros
+    return None if value is None else duration("retention", value)
 
 
-def _micros_of(value: object) -> int | None:
-    """Microseconds, or None for what is no duration."""
-    if type(value) is float or type(value) is int or isinstance(value, timedelta):
-        return _micros(value)
-    if isinstance(value, float):  # numpy's, for instance
-        return _micros(float(value))
-    if isinstance(value, int) and not isinstance(value, bool):  # an IntEnum
-        return _micros(int(value))
-    return None
-
-
-@lru_cache(maxsize=256)
-def _micros(value: Duration) -> int | None:
+@lru_cache(maxsize=256, typed=True)
+def _micros(name: str, value: Duration) -> int:
     """Whole milliseconds, as microseconds. Cached: a program uses few different durations, very often."""
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    return math.ceil(seconds * 1000 - 1e-6) * 1000 if SHORTEST <= seconds <= CENTURY else None
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not SHORTEST <= seconds <= CENTURY:
+        raise _bad_duration(name, value)
+    return math.ceil(seconds * 1000 - 1e-6) * 1000
 
 
 def _bad_duration(name: str, value: object) -> InvalidInput:

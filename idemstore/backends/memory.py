@@ -73,12 +73,15 @@ class Engine:
                 self._make_room(now, self.max_records)
             after, outcome = step(before, event, now)
             if after is not before:
-                self.put(key, after)
+                self._replace(key, before, after)
             return outcome
 
     def put(self, key: str, record: Record | None) -> None:
-        """Store or delete a record, file its end, wake its waiters. The lock is held."""
-        before = self.records.get(key)
+        """Store or delete a record. The lock is held."""
+        self._replace(key, self.records.get(key), record)
+
+    def _replace(self, key: str, before: Record | None, record: Record | None) -> None:
+        """Store or delete a record, file its end, wake its waiters."""
         old = None if before is None or before.expires_at is None else before.expires_at >> SECOND
         if record is None:
             self.records.pop(key, None)
