@@ -116,6 +116,7 @@ def test_bad_urls(url):
         "rediss://h?cert_reqs=optional",
         "rediss://h?ca_certs=/no/such/file",
         "rediss://h?ssl_keyfile=/etc/hostname",
+        "rediss://h?ca_certs=/" + "long" * 200,
         "rediss://h?ca_certs=/etc&ssl_ca_certs=/etc",
         "redis://h?service=m",
         "redis://h?sentinel_password=x",

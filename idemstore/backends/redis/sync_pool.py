@@ -183,6 +183,7 @@ class Pool:
         self._idle: list[Line] = []
         self._permits: SimpleQueue[None] = SimpleQueue()
         self._generation = 0
+        self._closed = False
         for _ in range(size):
             self._permits.put(None)
 
@@ -230,6 +231,8 @@ class Pool:
         else:
             line.disconnect()
         self._permits.put(None)
+        if self._closed:  # it was closed while this call was on its way, or still waited for a connection
+            self._clear()
 
     def drop(self, line: Line) -> None:
         """Close a connection that something went wrong on."""
@@ -246,10 +249,15 @@ class Pool:
         server restarted, stalled or changed its role.
         """
         if generation == self._generation:
-            self.close()
+            self._clear()
 
     def close(self) -> None:
-        """Close every connection, those in use when they come back."""
+        """Close every connection, those in use when they come back, for good: none is kept from then on."""
+        self._closed = True
+        self._clear()
+
+    def _clear(self) -> None:
+        """End a generation."""
         self._generation += 1
         while self._idle:
             try:
