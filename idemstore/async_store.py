@@ -37,6 +37,9 @@ class AsyncStore(Face):
     Bound to the event loop that first uses it; a child of ``fork()`` may use it on a loop of its own.
     """
 
+    _driver: AsyncDriver[object, object] | None = None
+    """As in ``Store``."""
+
     def __init__(
         self,
         dialect: Dialect[Q, R],
@@ -50,7 +53,6 @@ class AsyncStore(Face):
         super().__init__(dialect, timeout, name)
         self._connect = cast("Callable[[], AsyncDriver[object, object]]", connect)
         self._join = cast("Callable[[object], AsyncDriver[object, object]] | None", join)
-        self._driver: AsyncDriver[object, object] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def after_fork(self) -> None:
@@ -101,7 +103,12 @@ class AsyncStore(Face):
                 requests = steps.send(replies) if replies is not None else next(steps)
             except StopIteration as stop:
                 return flows.named(cast("list[T | IdemstoreError]", stop.value), keys, self._key_bytes)
-            replies = await driver.execute_many(requests, self._left(deadline))
+            try:
+                replies = await driver.execute_many(requests, self._left(deadline))
+            except IdemstoreError as error:
+                if replies is None:
+                    raise
+                replies = [error] * len(requests)  # as in ``Store._ask_many``
 
     async def claim(
         self,

@@ -43,6 +43,9 @@ class Store(Face):
     seconds, may be repeated safely, and raises an ``idemstore.errors.IdemstoreError``.
     """
 
+    _driver: Driver[object, object] | None = None
+    """Here, too: a fork may find a store that another thread is just making."""
+
     def __init__(
         self,
         dialect: Dialect[Q, R],
@@ -58,7 +61,6 @@ class Store(Face):
         super().__init__(dialect, timeout, name)
         self._connect = cast("Callable[[], Driver[object, object]]", connect)
         self._join = cast("Callable[[object], Driver[object, object]] | None", join)
-        self._driver: Driver[object, object] | None = None
         self._lock = threading.Lock()
 
     def after_fork(self) -> None:
@@ -103,7 +105,12 @@ class Store(Face):
                 requests = steps.send(replies) if replies is not None else next(steps)
             except StopIteration as stop:
                 return flows.named(cast("list[T | IdemstoreError]", stop.value), keys, self._key_bytes)
-            replies = driver.execute_many(requests, self._left(deadline))
+            try:
+                replies = driver.execute_many(requests, self._left(deadline))
+            except IdemstoreError as error:
+                if replies is None:
+                    raise
+                replies = [error] * len(requests)  # what was answered before is not lost with what was not
 
     def claim(
         self,

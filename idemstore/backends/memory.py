@@ -52,7 +52,8 @@ class Engine:
         self._ends: dict[int, set[str]] = {}
         self._seconds: list[int] = []
         self._watchers: dict[str, set[Callable[[], None]]] = {}
-        _engines.add(self)
+        with _naming:  # no fork meanwhile: it goes through all of them
+            _engines.add(self)
 
     def clock(self) -> int:
         """Microseconds since the epoch; never stands still and never goes back, so fences grow."""
@@ -102,9 +103,16 @@ class Engine:
         if new is not None:
             ending = self._ends.get(new)
             if ending is None:
+                if len(self._ends) > 2 * len(self.records) + 1000:
+                    self._prune()
                 ending = self._ends[new] = set()
                 heapq.heappush(self._seconds, new)
             ending.add(key)
+
+    def _prune(self) -> None:
+        """Forget the seconds in which nothing ends any more: its records were released, or renewed."""
+        self._ends = {second: ending for second, ending in self._ends.items() if ending}
+        self._seconds = sorted(self._ends)  # which is a heap
 
     def _collect(self, now: int, limit: int) -> int:
         """Delete up to ``limit`` records of seconds that are over."""
@@ -190,7 +198,7 @@ def _concerns_waiters(before: Record | None, after: Record | None) -> bool:
 
 _engines: "weakref.WeakSet[Engine]" = weakref.WeakSet()
 _named: "weakref.WeakValueDictionary[str, Engine]" = weakref.WeakValueDictionary()
-_naming: Final = threading.Lock()
+_naming: Final = threading.RLock()
 _forking: list[Engine] = []
 
 Request = Callable[[Engine], object]

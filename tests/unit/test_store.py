@@ -23,7 +23,7 @@ from idemstore.errors import (
     WrongEventLoop,
 )
 from idemstore.exchange import Exchange, Limits, Snapshot
-from idemstore.face import MAX_BATCH, Failure, Renewal
+from idemstore.face import MAX_BATCH, Face, Failure, Renewal
 from idemstore.keys import encode_key, redact
 from idemstore.machine import Record, State
 from idemstore.outcomes import LEASE_LOST, Claimed, Done
@@ -317,6 +317,34 @@ def test_bad_items_of_a_batch_are_named_too():
     assert good == LEASE_LOST
     assert bad.key == redact("order-2")
     assert (type(none), none.key) == (InvalidKey, None)
+
+
+class Gone(MemoryDriver):
+    """A server that is gone after the first round trip."""
+
+    def execute_many(self, requests, timeout):
+        if getattr(self, "asked", False):
+            raise StoreTimeout("gone")
+        self.asked = True
+        return super().execute_many(requests, timeout)
+
+
+def test_what_a_batch_was_answered_is_not_lost_with_its_rest():
+    """Claims whose tokens nobody learns would be in the way for their whole lease."""
+    keys = [f"k{number}" for number in range(MAX_BATCH + 3)]
+    store = Store(MemoryDialect(100), lambda: Gone(Engine()), timeout=1, name="gone")
+    answers = store.claim_many(keys)
+    assert [type(answer) for answer in answers] == [Claimed] * MAX_BATCH + [StoreTimeout] * 3
+    with pytest.raises(StoreTimeout):
+        store.claim_many(keys[:1])  # nothing at all was answered
+
+
+def test_a_store_that_is_just_being_made_does_not_stop_a_fork():
+    """A fork between the steps of a constructor: the other stores must still leave the parent's connections alone."""
+    for kind in (Store, idemstore.AsyncStore):
+        half = kind.__new__(kind)
+        Face.__init__(half, MemoryDialect(100), 1.0, "half")
+        half.after_fork()
 
 
 def test_on_joins_a_callers_connection():
