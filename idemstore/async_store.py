@@ -10,9 +10,21 @@ from idemstore import checks, flows
 from idemstore.checks import Duration
 from idemstore.errors import IdemstoreError, StoreClosed, UnsupportedMode, WrongEventLoop
 from idemstore.exchange import AsyncDriver, AsyncWatch, Dialect, Exchange, Snapshot
+from idemstore.face import (
+    DAY,
+    LEASE,
+    MAX_BATCH,
+    MIGRATE_TIMEOUT,
+    Ask,
+    Asks,
+    Completion,
+    Face,
+    Failure,
+    Renewal,
+    parents,
+)
 from idemstore.keys import KeyLike, redact
 from idemstore.outcomes import ClaimOutcome, SettleOutcome
-from idemstore.store import DAY, LEASE, MAX_BATCH, MIGRATE_TIMEOUT, Ask, Completion, Face, Failure, Renewal, parents
 
 Q = TypeVar("Q")
 R = TypeVar("R")
@@ -24,6 +36,9 @@ class AsyncStore(Face):
 
     Bound to the event loop that first uses it; a child of ``fork()`` may use it on a loop of its own.
     """
+
+    _driver: AsyncDriver[object, object] | None = None
+    """As in ``Store``."""
 
     def __init__(
         self,
@@ -38,7 +53,6 @@ class AsyncStore(Face):
         super().__init__(dialect, timeout, name)
         self._connect = cast("Callable[[], AsyncDriver[object, object]]", connect)
         self._join = cast("Callable[[object], AsyncDriver[object, object]] | None", join)
-        self._driver: AsyncDriver[object, object] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def after_fork(self) -> None:
@@ -77,10 +91,9 @@ class AsyncStore(Face):
             raise
         return answer  # pyright: ignore[reportReturnType] - it does not narrow a TypeVar
 
-    async def _ask_many(
-        self, exchanges: Sequence[Ask[T] | IdemstoreError], timeout: float | None = None
-    ) -> list[T | IdemstoreError]:
+    async def _ask_many(self, asks: Asks[T], timeout: float | None = None) -> list[T | IdemstoreError]:
         """As ``Store._ask_many``."""
+        keys, exchanges = asks
         driver = self._live()
         deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
         steps = flows.batch(exchanges, MAX_BATCH)
@@ -89,8 +102,13 @@ class AsyncStore(Face):
             try:
                 requests = steps.send(replies) if replies is not None else next(steps)
             except StopIteration as stop:
-                return cast("list[T | IdemstoreError]", stop.value)
-            replies = await driver.execute_many(requests, self._left(deadline))
+                return flows.named(cast("list[T | IdemstoreError]", stop.value), keys, self._key_bytes)
+            try:
+                replies = await driver.execute_many(requests, self._left(deadline))
+            except IdemstoreError as error:
+                if replies is None:
+                    raise
+                replies = [error] * len(requests)  # as in ``Store._ask_many``
 
     async def claim(
         self,

@@ -27,41 +27,36 @@ def new_token() -> str:
 
 def duration(name: str, value: Duration) -> int:
     """A duration in microseconds, or ``InvalidInput``."""
-    micros = _micros_of(value)
-    if micros is None:
-        raise _bad_duration(name, value)
-    return micros
+    try:
+        return _micros(name, value)
+    except TypeError:  # it cannot even be hashed
+        raise _bad_duration(name, value) from None
 
 
 def retention(value: Duration | None) -> int | None:
     """How long a record is kept; None: for ever."""
-    if value is None:
-        return None
-    micros = _micros_of(value)
-    if micros is None:
-        raise _bad_duration("retention", value)
-    return micros
+    return None if value is None else duration("retention", value)
 
 
-def _micros_of(value: Duration) -> int | None:
-    """Microseconds, or None for what is no duration."""
-    if type(value) is float or type(value) is int or isinstance(value, timedelta):
-        return _micros(value)
-    return None
-
-
-@lru_cache(maxsize=256)
-def _micros(value: Duration) -> int | None:
+@lru_cache(maxsize=256, typed=True)
+def _micros(name: str, value: Duration) -> int:
     """Whole milliseconds, as microseconds. Cached: a program uses few different durations, very often."""
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    return math.ceil(seconds * 1000 - 1e-6) * 1000 if SHORTEST <= seconds <= CENTURY else None
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not SHORTEST <= seconds <= CENTURY:
+        raise _bad_duration(name, value)
+    return math.ceil(seconds * 1000 - 1e-6) * 1000
 
 
 def _bad_duration(name: str, value: object) -> InvalidInput:
     """What is wrong with a duration."""
     if isinstance(value, int | float | timedelta) and not isinstance(value, bool):
-        return InvalidInput(f"{name} is {value!r}: give from {SHORTEST} to {CENTURY:.0f} seconds (a century)")
+        return InvalidInput(f"{name} is {_shown(value)}: give from {SHORTEST} to {CENTURY:.0f} seconds (a century)")
     return InvalidInput(f"{name} is seconds or a timedelta, not {type(value).__name__}")
+
+
+def _shown(value: object) -> str:
+    """What was given, for a message. Python refuses to print an integer of thousands of digits."""
+    return "an enormous number" if isinstance(value, int) and value.bit_length() > 128 else repr(value)
 
 
 def back_off(value: Duration | None, kept: int | None) -> int | None:
@@ -83,7 +78,7 @@ def seconds_to_wait(value: Duration) -> float:
     """How long a claim may wait for another caller: 0 (not at all) to a day, in seconds."""
     wait = value.total_seconds() if isinstance(value, timedelta) else value
     if isinstance(wait, bool) or not isinstance(wait, int | float) or not 0 <= wait <= MAX_WAIT:
-        raise InvalidInput(f"wait is {value!r}: give seconds from 0 (do not wait) to {MAX_WAIT:.0f} (a day)")
+        raise InvalidInput(f"wait is {_shown(value)}: give seconds from 0 (do not wait) to {MAX_WAIT:.0f} (a day)")
     return wait
 
 
@@ -116,5 +111,5 @@ def stored_bytes(name: str, value: bytes, limit: int) -> bytes:
 def purge_limit(value: int) -> int:
     """How many records one purge may delete."""
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_PURGE:
-        raise InvalidInput(f"limit is {value!r}: give a whole number from 1 to {MAX_PURGE}")
+        raise InvalidInput(f"limit is {_shown(value)}: give a whole number from 1 to {MAX_PURGE}")
     return value

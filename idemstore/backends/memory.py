@@ -52,7 +52,8 @@ class Engine:
         self._ends: dict[int, set[str]] = {}
         self._seconds: list[int] = []
         self._watchers: dict[str, set[Callable[[], None]]] = {}
-        _engines.add(self)
+        with _naming:  # no fork meanwhile: it goes through all of them
+            _engines.add(self)
 
     def clock(self) -> int:
         """Microseconds since the epoch; never stands still and never goes back, so fences grow."""
@@ -73,12 +74,15 @@ class Engine:
                 self._make_room(now, self.max_records)
             after, outcome = step(before, event, now)
             if after is not before:
-                self.put(key, after)
+                self._replace(key, before, after)
             return outcome
 
     def put(self, key: str, record: Record | None) -> None:
-        """Store or delete a record, file its end, wake its waiters. The lock is held."""
-        before = self.records.get(key)
+        """Store or delete a record. The lock is held."""
+        self._replace(key, self.records.get(key), record)
+
+    def _replace(self, key: str, before: Record | None, record: Record | None) -> None:
+        """Store or delete a record, file its end, wake its waiters."""
         old = None if before is None or before.expires_at is None else before.expires_at >> SECOND
         if record is None:
             self.records.pop(key, None)
@@ -99,9 +103,16 @@ class Engine:
         if new is not None:
             ending = self._ends.get(new)
             if ending is None:
+                if len(self._ends) > 2 * len(self.records) + 1000:
+                    self._prune()
                 ending = self._ends[new] = set()
                 heapq.heappush(self._seconds, new)
             ending.add(key)
+
+    def _prune(self) -> None:
+        """Forget the seconds in which nothing ends any more: its records were released, or renewed."""
+        self._ends = {second: ending for second, ending in self._ends.items() if ending}
+        self._seconds = sorted(self._ends)  # which is a heap
 
     def _collect(self, now: int, limit: int) -> int:
         """Delete up to ``limit`` records of seconds that are over."""
@@ -187,7 +198,7 @@ def _concerns_waiters(before: Record | None, after: Record | None) -> bool:
 
 _engines: "weakref.WeakSet[Engine]" = weakref.WeakSet()
 _named: "weakref.WeakValueDictionary[str, Engine]" = weakref.WeakValueDictionary()
-_naming: Final = threading.Lock()
+_naming: Final = threading.RLock()
 _forking: list[Engine] = []
 
 Request = Callable[[Engine], object]

@@ -18,13 +18,16 @@ from idemstore.errors import (
     InvalidKey,
     StoreClosed,
     StoreTimeout,
+    StoreUnavailable,
     UnsupportedMode,
     WrongEventLoop,
 )
 from idemstore.exchange import Exchange, Limits, Snapshot
+from idemstore.face import MAX_BATCH, Face, Failure, Renewal
+from idemstore.keys import encode_key, redact
 from idemstore.machine import Record, State
-from idemstore.outcomes import Claimed, Done
-from idemstore.store import MAX_BATCH, Store
+from idemstore.outcomes import LEASE_LOST, Claimed, Done
+from idemstore.store import Store
 from idemstore.testing.blocking import BlockingStore, LoopThread
 from idemstore.testing.faults import Faults, inject
 
@@ -260,6 +263,88 @@ def test_batches_are_split():
     answers = store.claim_many([f"key-{number}" for number in range(MAX_BATCH * 2 + 1)])
     assert all(isinstance(answer, Claimed) for answer in answers)
     assert made[0].batches == [MAX_BATCH, MAX_BATCH, 1]
+
+
+def refused(count):
+    """What a driver answers to a batch that it could not send: the same error for all."""
+    error = StoreUnavailable("the server is away")
+    error.__cause__ = OSError("no route")
+    return [error] * count
+
+
+class Refusing(MemoryDriver):
+    """A driver that sends no batch."""
+
+    def execute_many(self, requests, timeout):
+        return refused(len(requests))
+
+
+class AsyncRefusing(AsyncMemoryDriver):
+    """The same in async mode."""
+
+    async def execute_many(self, requests, timeout):
+        return refused(len(requests))
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_errors_of_a_batch_name_their_keys(mode):
+    """Every item has its own key in its error, as a single call would, although the driver gave one error to all."""
+    dialect, options = MemoryDialect(1000), {"timeout": 5.0, "name": "memory://refusing"}
+    with LoopThread() as thread:
+        if mode == "sync":
+            store = Store(dialect, lambda: Refusing(Engine()), **options)
+        else:
+            inner = idemstore.AsyncStore(dialect, lambda: AsyncRefusing(Engine()), **options)
+            store = BlockingStore(inner, thread)
+        keys = ["order-1", ("tenant", "order-2"), "order-3"]
+        for answers in (
+            store.claim_many(keys),
+            store.complete_many((key, "token", b"r") for key in keys),
+            store.fail_many(Failure(key, "token", b"r") for key in keys),
+            store.renew_many(Renewal(key, "token") for key in keys),
+            store.release_many((key, "token") for key in keys),
+        ):
+            assert [type(error) for error in answers] == [StoreUnavailable] * 3
+            assert [error.key for error in answers] == [redact(encode_key(key, 1000)) for key in keys]
+            assert all(isinstance(error.__cause__, OSError) for error in answers)
+            assert "order-3" not in str(answers[2])
+
+
+def test_bad_items_of_a_batch_are_named_too():
+    """Bad input has the key of its item, but for a key that is none."""
+    store, _ = noting()
+    good, bad, none = store.complete_many([("a", "token", b"r"), ("order-2", "", b"r"), ("", "token", b"r")])
+    assert good == LEASE_LOST
+    assert bad.key == redact("order-2")
+    assert (type(none), none.key) == (InvalidKey, None)
+
+
+class Gone(MemoryDriver):
+    """A server that is gone after the first round trip."""
+
+    def execute_many(self, requests, timeout):
+        if getattr(self, "asked", False):
+            raise StoreTimeout("gone")
+        self.asked = True
+        return super().execute_many(requests, timeout)
+
+
+def test_what_a_batch_was_answered_is_not_lost_with_its_rest():
+    """Claims whose tokens nobody learns would be in the way for their whole lease."""
+    keys = [f"k{number}" for number in range(MAX_BATCH + 3)]
+    store = Store(MemoryDialect(100), lambda: Gone(Engine()), timeout=1, name="gone")
+    answers = store.claim_many(keys)
+    assert [type(answer) for answer in answers] == [Claimed] * MAX_BATCH + [StoreTimeout] * 3
+    with pytest.raises(StoreTimeout):
+        store.claim_many(keys[:1])  # nothing at all was answered
+
+
+def test_a_store_that_is_just_being_made_does_not_stop_a_fork():
+    """A fork between the steps of a constructor: the other stores must still leave the parent's connections alone."""
+    for kind in (Store, idemstore.AsyncStore):
+        half = kind.__new__(kind)
+        Face.__init__(half, MemoryDialect(100), 1.0, "half")
+        half.after_fork()
 
 
 def test_on_joins_a_callers_connection():

@@ -72,6 +72,9 @@ def test_scheme_has_family_and_driver():
         "x://h?=&&",
         "x://u:sec/ret@h:1",
         "x://h?a=%ff",
+        "x://h:" + "9" * 5000,
+        "x://h/\ud800",
+        "x://u:sec\ud800ret@h",
     ],
 )
 def test_bad_urls(url):

@@ -8,6 +8,7 @@ until the deadline of the call.
 
 import math
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterable
 from queue import Empty, SimpleQueue
@@ -34,6 +35,8 @@ class Line(Protocol):
     """When the current call got it."""
     generation: int
     """Of its pool, when it was opened."""
+    wire: "TimedSocket"
+    """Its socket."""
 
     def connect(self) -> None:
         """Connect and authenticate."""
@@ -48,7 +51,7 @@ class Line(Protocol):
         """Read one reply; raise it where it is an error."""
 
 
-class _TimedSocket:
+class TimedSocket:
     """A socket that gives each call what is left of the time, to a hundredth of a second: setting it is a system call,
     which calls with the usual time-out on a server that answers at once need not make.
     """
@@ -77,6 +80,14 @@ class _TimedSocket:
     def sendall(self, data: bytes) -> None:
         """Write everything."""
         self._limit().sendall(data)
+
+    def fileno(self) -> int:
+        """For selectors."""
+        return self._socket.fileno()
+
+    def pending(self) -> int:
+        """Bytes that TLS has decrypted and nobody has read."""
+        return self._socket.pending() if isinstance(self._socket, ssl.SSLSocket) else 0
 
     def __getattr__(self, name: str) -> object:
         """Whatever else redis-py does with a socket."""
@@ -121,9 +132,10 @@ class _Timed:
     def socket_connect_timeout(self, value: float | None) -> None:
         """As ``socket_timeout``."""
 
-    def _connect(self) -> _TimedSocket:
+    def _connect(self) -> TimedSocket:
         """Connect, through TLS where asked for."""
-        return _TimedSocket(cast("_Connecting", super())._connect(), self.left)
+        self.wire = TimedSocket(cast("_Connecting", super())._connect(), self.left)
+        return self.wire
 
 
 class _TcpLine(_Timed, redis.Connection):  # type: ignore[misc]
@@ -171,6 +183,7 @@ class Pool:
         self._idle: list[Line] = []
         self._permits: SimpleQueue[None] = SimpleQueue()
         self._generation = 0
+        self._closed = False
         for _ in range(size):
             self._permits.put(None)
 
@@ -207,6 +220,10 @@ class Pool:
         line.generation = generation
         return line
 
+    def separate(self, deadline: float) -> Line:
+        """A connection beside the pool."""
+        return self._connect(deadline)
+
     def give(self, line: Line) -> None:
         """Back, with no reply outstanding."""
         if line.generation == self._generation:
@@ -214,6 +231,8 @@ class Pool:
         else:
             line.disconnect()
         self._permits.put(None)
+        if self._closed:  # it was closed while this call was on its way, or still waited for a connection
+            self._clear()
 
     def drop(self, line: Line) -> None:
         """Close a connection that something went wrong on."""
@@ -230,10 +249,15 @@ class Pool:
         server restarted, stalled or changed its role.
         """
         if generation == self._generation:
-            self.close()
+            self._clear()
 
     def close(self) -> None:
-        """Close every connection, those in use when they come back."""
+        """Close every connection, those in use when they come back, for good: none is kept from then on."""
+        self._closed = True
+        self._clear()
+
+    def _clear(self) -> None:
+        """End a generation."""
         self._generation += 1
         while self._idle:
             try:

@@ -16,10 +16,10 @@ from typing import Final, Literal, NamedTuple, assert_never, cast
 
 from idemstore.backends.sqlite import forking, rows, schema
 from idemstore.backends.sqlite.dialect import Apply, Forget, Look, Migrate, Ping, Purge, Reply, Request
-from idemstore.backends.sqlite.translate import Busy, concerns_one_item, not_a_database, translate
+from idemstore.backends.sqlite.translate import Busy, concerns_one_item, is_busy, not_a_database, translate
 from idemstore.errors import ConfigurationError, IdemstoreError, StoreClosed, StoreFull, StoreTimeout, StoreUnavailable
 from idemstore.exchange import Snapshot
-from idemstore.machine import Event, Phase, Record, State, phase, step
+from idemstore.machine import Claim, Event, Phase, Record, State, phase, step
 from idemstore.outcomes import ClaimOutcome, SettleOutcome
 
 COLLECT_EVERY: Final = 32
@@ -98,9 +98,9 @@ class Session:
         self._enter(timeout)
         try:
             connection = self._live()
-            answers = self._look(connection, requests)
+            answers = [PENDING if _writes(request) else self._looked(connection, request) for request in requests]
             if any(answer is PENDING for answer in answers):
-                self._settle(connection, requests, answers)
+                answers = self._settled(connection, requests, answers)
         except sqlite3.Error as error:
             raise self._failed(error) from error
         finally:
@@ -209,13 +209,14 @@ class Session:
 
     def _look(self, connection: sqlite3.Connection, requests: Sequence[Request]) -> Answers:
         """Every request as far as reading goes."""
-        answers: Answers = []
-        for request in requests:
-            try:
-                answers.append(self._seen(connection, request))
-            except IdemstoreError as error:
-                answers.append(error)
-        return answers
+        return [self._looked(connection, request) for request in requests]
+
+    def _looked(self, connection: sqlite3.Connection, request: Request) -> Answer | Literal[Pending.PENDING]:
+        """One request as far as reading goes; an error stays with it."""
+        try:
+            return self._seen(connection, request)
+        except IdemstoreError as error:
+            return error
 
     def _seen(self, connection: sqlite3.Connection, request: Request) -> Reply | Literal[Pending.PENDING]:
         """One request as far as reading goes."""
@@ -263,6 +264,18 @@ class Session:
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
+    def _settled(self, connection: sqlite3.Connection, requests: Sequence[Request], answers: Answers) -> Answers:
+        """Answer what is pending. Where somebody else has the write lock, look at what was not looked at before: it
+        may need no lock after all.
+        """
+        try:
+            self._settle(connection, requests, answers)
+        except sqlite3.OperationalError as error:
+            answers = self._look(connection, requests) if is_busy(error) else [PENDING]
+            if any(answer is PENDING for answer in answers):
+                raise
+        return answers
+
     def _settle(self, connection: sqlite3.Connection, requests: Sequence[Request], answers: Answers) -> None:
         """Answer what is pending, in one transaction that holds the write lock."""
         try:
@@ -270,7 +283,7 @@ class Session:
             for index, request in enumerate(requests):
                 if answers[index] is PENDING:
                     answers[index] = self._written_or_error(connection, request)
-            if self._steps >= COLLECT_EVERY:
+            if self._steps >= COLLECT_EVERY and not any(isinstance(request, Purge) for request in requests):
                 self._purge(connection, self._steps * COLLECTED_PER_STEP)
                 self._steps = 0
             connection.execute("COMMIT")
@@ -337,6 +350,11 @@ class Session:
         if known:
             connection.execute(self._sql.raise_, (max(known),))
         return len(fences)
+
+
+def _writes(request: Request) -> bool:
+    """Whether it will change something almost certainly, so that to look first would be to look twice."""
+    return isinstance(request, Apply) and not isinstance(request.event, Claim)
 
 
 def _identity(path: str) -> tuple[tuple[int, int] | None, int]:

@@ -26,6 +26,11 @@ class Busy(StoreTimeout):
     """Another connection is in the way just now. Inside this family only: callers try again until their time is up."""
 
 
+def is_busy(error: sqlite3.Error) -> bool:
+    """Whether another connection has a lock that this one needed."""
+    return _code(error) in _BUSY
+
+
 def concerns_one_item(error: sqlite3.Error) -> bool:
     """Whether the error is about one record alone, its transaction unharmed."""
     return _code(error) in _OWN
@@ -34,7 +39,7 @@ def concerns_one_item(error: sqlite3.Error) -> bool:
 def translate(error: sqlite3.Error, path: str) -> IdemstoreError:
     """Our error for one of SQLite's."""
     code = _code(error)
-    if code in _BUSY:
+    if is_busy(error):
         return Busy(f"{path} is locked by another connection ({error})")
     if code == sqlite3.SQLITE_FULL:
         return StoreFull(f"no room for {path} (disk, quota or page limit): nothing was stored; free some space")
