@@ -591,6 +591,18 @@ def test_clock_goes_on_from_the_heartbeat(monkeypatch):
     assert clock.now() == NOW + 5_050
 
 
+def test_clock_knows_what_is_under_way():
+    """A heartbeat that connects is under way until it has succeeded or failed; one that is awaited is not."""
+    clock, event = HeartbeatClock(), heartbeat(None)
+    for end in (clock.succeeded, clock.failed):
+        assert not clock.asking
+        clock.started(SimpleNamespace(connection_id=event.connection_id, awaited=False))
+        assert clock.asking
+        end(event)
+    clock.started(SimpleNamespace(connection_id=event.connection_id, awaited=True))
+    assert not clock.asking
+
+
 def test_clock_follows_the_primary(monkeypatch):
     """Another primary has another clock; secondaries, and replies without a time, teach nothing."""
     monkeypatch.setattr("time.monotonic_ns", lambda: 0)

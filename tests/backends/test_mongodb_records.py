@@ -326,7 +326,7 @@ def test_purge_takes_old_tombstones(store, subject):
 
 def test_largest_record(subject):
     """The longest key with the largest checkpoint and the largest result fits into one document."""
-    with idemstore.open(f"{subject.url}&timeout=60") as store:
+    with idemstore.open(subject.url.replace("timeout=20", "timeout=60")) as store:
         key, block = "k" * store.limits.key_bytes, b"\xff" * store.limits.value_bytes
         claimed(store.claim(key, token="t" * 128, fingerprint=b"f" * 64))
         done(store.renew(key, "t" * 128, checkpoint=block))
@@ -422,7 +422,7 @@ CLIENTS = 64
 def test_hot_key_of_threads(subject):
     """64 threads on one key: one runs, the others are told so, and nobody asks twice but losers of the first upsert."""
     counters = []
-    with idemstore.open(f"{subject.url}&timeout=30") as outer:
+    with idemstore.open(subject.url) as outer:
         store = outer.wrapped(lambda driver: counters.append(Counting(driver)) or counters[0])
         store.ping()
         counters[0].calls = counters[0].races = 0
@@ -453,7 +453,7 @@ def test_hot_key_of_tasks(subject, kind):
     counters = []
 
     async def run():
-        async with idemstore.open_async(f"{subject.url.replace('mongodb', SCHEMES[kind], 1)}&timeout=30") as outer:
+        async with idemstore.open_async(subject.url.replace("mongodb", SCHEMES[kind], 1)) as outer:
             store = outer.wrapped(lambda driver: counters.append(Counting(driver)) or counters[0])
             await store.ping()
             counters[0].calls = counters[0].races = 0
@@ -632,7 +632,7 @@ def test_cancelled_while_connecting(subject):
     """A call that is cancelled while its connection is made leaves no socket behind, and no task."""
 
     async def run():
-        async with idemstore.open_async(f"{subject.url}&timeout=20") as store:
+        async with idemstore.open_async(subject.url) as store:
             await store.ping()
             for wait in (0.0, 0.001, 0.003):
                 tasks = [asyncio.create_task(store.claim(f"{wait}-{n}")) for n in range(10)]

@@ -27,6 +27,9 @@ TASKS: Final = 32
 """Commands of one batch that are under way at once."""
 GRACE: Final = 0.25
 """Seconds after which a call is cancelled that PyMongo's own time-out has not ended, such as a look-up in DNS."""
+TICK: Final = 0.005
+TICKS: Final = 50
+"""How long closing waits for a heartbeat, at most: a quarter of a second."""
 
 Send = Callable[[dict[str, object]], Awaitable[Mapping[str, object]]]
 """Carries one command there and its reply back; raises PyMongo's errors."""
@@ -106,9 +109,17 @@ class AsyncMongoDriver:
     async def close(self) -> None:
         """Close the client, unless it is the caller's."""
         await self._connecting.close(CLOSING)
+        await self._calm()
         if self._close is not None:
             with pymongo.timeout(self._line.farewell()):
                 await self._close()
+
+    async def _calm(self) -> None:
+        """Wait a moment for a heartbeat to end: closing cancels it, and PyMongo leaves its socket if it connects."""
+        for _ in range(TICKS):
+            if self._line.clock is None or not self._line.clock.asking:
+                return
+            await asyncio.sleep(TICK)
 
 
 def connect(settings: Settings, database: str, collection: str) -> AsyncMongoDriver:
