@@ -121,11 +121,7 @@ def test_first_claim_asks_for_the_time_once(subject):
         assert isinstance(store, DynamoDBStore)
         link = sync.Link.call
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(
-                sync.Link,
-                "call",
-                lambda self, operation, *rest: (calls.append(operation), link(self, operation, *rest))[1],
-            )
+            patch.setattr(sync.Link, "call", lambda self, call: (calls.append(call.operation), link(self, call))[1])
             key = f"count-{os.urandom(4).hex()}"
             token = claimed(store.claim(key)).token
             assert calls == ["get_item", "update_item"]

@@ -39,7 +39,7 @@ class Components(Protocol):
 
 def check_profile(settings: Settings) -> None:
     """Raise ``ConfigurationError`` for a profile that is not there, a region that nobody names, or unreadable files."""
-    session = Session(profile=settings.profile)
+    session = Session(include_builtin_handlers=False, profile=settings.profile)
     try:
         region = settings.region or session.get_config_variable("region")
     except aws.ProfileNotFound:

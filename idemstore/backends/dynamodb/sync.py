@@ -17,14 +17,14 @@ from botocore.config import Config  # type: ignore[import-untyped]
 from botocore.httpsession import get_cert_path  # type: ignore[import-untyped]
 from botocore.utils import get_environ_proxies  # type: ignore[import-untyped]
 
-from idemstore.backends.dynamodb.clock import UNKNOWN, ServerClock, local_clock
-from idemstore.backends.dynamodb.dialect import probe
-from idemstore.backends.dynamodb.errors import BotoCoreError, ClientError, body_of, code_of, learn, timed_out, translate
-from idemstore.backends.dynamodb.messages import OK, Reply, Request
+from idemstore.backends.dynamodb.calls import Call, asking_the_time, check_dated, config, target
+from idemstore.backends.dynamodb.clock import ServerClock, local_clock
+from idemstore.backends.dynamodb.errors import BotoCoreError, ClientError, body_of, timed_out, translate
+from idemstore.backends.dynamodb.messages import Reply, Request
 from idemstore.backends.dynamodb.profile import equip
 from idemstore.backends.dynamodb.sender import Sender
-from idemstore.backends.dynamodb.settings import RETRIES, USER_AGENT, Settings
-from idemstore.errors import IdemstoreError, StoreMisbehaved, StoreTimeout
+from idemstore.backends.dynamodb.settings import Settings
+from idemstore.errors import IdemstoreError, StoreTimeout
 from idemstore.flows import SleepWatch
 
 PARALLEL: Final = 16
@@ -68,18 +68,6 @@ class Client(Protocol):
         ...
 
 
-def config(settings: Settings) -> Config:
-    """The client's configuration. Legacy retries pause as DynamoDB's own table says, which ``_in_time`` relies on."""
-    return Config(
-        connect_timeout=settings.timeout / 2,
-        read_timeout=settings.timeout / 2,
-        max_pool_connections=settings.connections,
-        retries={"mode": "legacy", "total_max_attempts": RETRIES + 1},
-        parameter_validation=False,
-        user_agent=USER_AGENT,
-    )
-
-
 class Link:
     """A client and its sender."""
 
@@ -87,14 +75,8 @@ class Link:
         """Look for credentials and load what botocore knows of DynamoDB; connects only where the credentials do."""
         core = botocore.session.Session(profile=settings.profile)
         equip(core)
-        core.set_default_client_config(config(settings))
-        session = boto3.Session(botocore_session=core, region_name=settings.region)
-        self.client: Client = session.client(
-            "dynamodb",
-            endpoint_url=settings.endpoint,
-            aws_access_key_id=settings.access_key,
-            aws_secret_access_key=settings.secret_key,
-        )
+        core.set_default_client_config(Config(**config(settings)))
+        self.client: Client = boto3.Session(botocore_session=core).client("dynamodb", **target(settings))
         endpoint = self.client.meta.endpoint_url
         bundle = core.get_config_variable("ca_bundle")
         self.sender = Sender(endpoint, settings.connections, bundle or get_cert_path(True))
@@ -119,11 +101,11 @@ class Link:
         if response is not None and "Error" in response[1]:
             raise ClientError(response[1], getattr(operation, "name", "call"))
 
-    def call(self, operation: str, params: dict[str, object], deadline: float) -> Mapping[str, object]:
-        """One call, to end by the deadline."""
-        self.sender.begin(deadline)
-        method: Callable[..., Mapping[str, object]] = getattr(self.client, operation)
-        return method(**params)
+    def call(self, call: Call) -> Mapping[str, object]:
+        """Make one call."""
+        self.sender.begin(call.deadline)
+        method: Callable[..., Mapping[str, object]] = getattr(self.client, call.operation)
+        return method(**call.params)
 
     def close(self) -> None:
         """Close every connection."""
@@ -157,40 +139,30 @@ class Boto3Driver:
             raise translate(error, self._settings.table, timeout) from error
 
     def _carry(self, link: Link, request: Request, deadline: float) -> Reply:
-        """Complete a request by the clock, send it, and learn the clock from the response."""
-        sent = local_clock()
-        reading = self._clock.read(sent) if request.clocked else UNKNOWN
-        code = OK
+        """Send a request."""
+        call = Call(request, self._clock, deadline)
         try:
-            body = link.call(request.operation, request.build(reading), deadline)
+            body = link.call(call)
         except ClientError as error:
-            body, code = body_of(error), code_of(error)
-            learn(self._clock, body, sent)
-            if code not in request.answers:
-                raise
-        else:
-            learn(self._clock, body, sent)
-        if not request.clocked:
-            reading = self._clock.read(local_clock())
-        return Reply(code, body, reading, deadline - time.monotonic())
+            return call.refused(error)
+        return call.answered(body)
 
     def _ask_the_time(self, link: Link, deadline: float, timeout: float) -> None:
-        """One cheap read before the first request that needs the clock; its answer does not matter, its date does."""
+        """Learn the clock; the first caller asks, the others wait."""
         if not self._asking.acquire(timeout=max(0.0, deadline - time.monotonic())):
             raise timed_out(timeout)
         try:
             if self._clock.fresh(local_clock()):
                 return
-            sent, request = local_clock(), probe(self._settings.table)
+            call = asking_the_time(self._settings.table, self._clock, deadline)
             try:
-                body = link.call(request.operation, request.build(UNKNOWN), deadline)
+                body = link.call(call)
             except ClientError as error:
                 body = body_of(error)
-            learn(self._clock, body, sent)
+            call.heard(body)
         finally:
             self._asking.release()
-        if not self._clock.fresh(local_clock()):
-            raise StoreMisbehaved("the endpoint dates no response, so the server's clock is unknown: is it DynamoDB?")
+        check_dated(self._clock)
 
     def _connect(self, deadline: float, timeout: float) -> Link:
         """Wait for the client; the first caller has it made."""

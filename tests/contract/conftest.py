@@ -1,0 +1,15 @@
+"""Each test of the contract begins with an empty table where the family's subject can see to it."""
+
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def emptied(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a test has stored is gone after it: DynamoDB Local takes seconds to scan the large results of a run."""
+    yield
+    if "subject" in request.fixturenames:
+        empty = getattr(request.getfixturevalue("subject"), "empty", None)
+        if empty is not None:
+            empty()
