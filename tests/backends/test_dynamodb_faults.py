@@ -8,7 +8,9 @@ import threading
 import time
 from functools import partial
 
+import dynamodb_labs
 import pytest
+from dynamodb_labs import altered, with_options
 
 import idemstore
 from idemstore import errors
@@ -19,9 +21,8 @@ from idemstore.backends.dynamodb.settings import read_settings
 from idemstore.errors import StoreMisbehaved, StoreTimeout, StoreUnavailable
 from idemstore.machine import Claim
 from idemstore.outcomes import Claimed, Completed, Done, InFlight
-from idemstore.testing.contract_lab import MODES, Lab, claimed, done, raises
+from idemstore.testing.contract_lab import MODES, claimed, done, raises
 from idemstore.testing.contract_resend import SETTLE
-from idemstore.testing.families.dynamodb import TIMEOUT, DynamoDBSubject
 from idemstore.testing.proxy import Proxy
 from idemstore.testing.servers.process import free_port
 from idemstore.url import parse_url
@@ -29,26 +30,7 @@ from idemstore.url import parse_url
 SLACK = 1.5
 """Seconds that a busy machine may add to a time-out."""
 
-
-@pytest.fixture(scope="module")
-def server(server_pool):
-    """One DynamoDB Local."""
-    return server_pool.get("dynamodb")
-
-
-@pytest.fixture(scope="module")
-def subject(server):
-    """A table on it."""
-    made = DynamoDBSubject("dynamodb", server.url)
-    yield made
-    made.close()
-
-
-@pytest.fixture(params=MODES)
-def lab(request, subject):
-    """A store in each mode."""
-    with Lab(subject, request.param) as made:
-        yield made
+server, subject, lab = dynamodb_labs.server, dynamodb_labs.subject, dynamodb_labs.lab
 
 
 @pytest.fixture
@@ -57,14 +39,6 @@ def proxy(subject):
     host = parse_url(subject.url).hosts[0]
     with Proxy(host.name, host.port) as made:
         yield made
-
-
-def altered(lab, *options):
-    """The URL of the lab's subject with other options; a time-out among them replaces the subject's."""
-    url = lab.subject.url
-    if any(option.startswith("timeout=") for option in options):
-        url = url.replace(f"&{TIMEOUT}", "")
-    return "&".join((url, *options))
 
 
 def behind(lab, proxy, *options):
@@ -172,7 +146,7 @@ def within(seconds, call, *kinds):
 @pytest.mark.parametrize("timeout", [0.3, 1.0])
 def test_frozen_server(lab, server, timeout):
     """A server that is stopped (SIGSTOP) while connections are open: StoreTimeout, in time; then all is well again."""
-    store = lab.open(altered(lab, f"timeout={timeout}"))
+    store = with_options(lab, f"timeout={timeout}")
     key = lab.key()
     lab.store.ping()
     server.pause()
@@ -307,7 +281,7 @@ async def _short(settings, request):
 
 def test_full_pool_keeps_the_deadline(lab, server):
     """While one connection is held up, a second caller does not wait for it for ever."""
-    store = lab.open(altered(lab, "timeout=0.8", "connections=1"))
+    store = with_options(lab, "timeout=0.8", "connections=1")
     lab.store.ping()
     server.pause()
     try:

@@ -8,8 +8,8 @@ import pytest
 @pytest.fixture(autouse=True)
 def emptied(request: pytest.FixtureRequest) -> Iterator[None]:
     """What a test has stored is gone after it: DynamoDB Local takes seconds to scan the large results of a run."""
+    subject = request.getfixturevalue("subject") if "subject" in request.fixturenames else None
     yield
-    if "subject" in request.fixturenames:
-        empty = getattr(request.getfixturevalue("subject"), "empty", None)
-        if empty is not None:
-            empty()
+    empty = getattr(subject, "empty", None)
+    if empty is not None:
+        empty()
