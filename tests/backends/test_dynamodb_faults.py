@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 import time
+from email.utils import formatdate
 from functools import partial
 
 import dynamodb_labs
@@ -180,23 +181,33 @@ def test_silent_port(lab):
         within(0.5, partial(store.claim, "k"), StoreTimeout)
 
 
-def serve(reply):
-    """A listener that answers every connection with the same bytes, and its port."""
-    listener = socket.create_server(("127.0.0.1", 0))
+class Answering:
+    """A listener that answers every connection with the same bytes, and counts them."""
 
-    def run():
+    def __init__(self, reply):
+        self.reply, self.count = reply, 0
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"dynamodb+http://a:b@127.0.0.1:{self.listener.getsockname()[1]}/idem?region=eu-central-1"
+
+    def run(self):
+        """Until the listener is closed."""
         while True:
             try:
-                connection, _ = listener.accept()
+                connection, _ = self.listener.accept()
             except OSError:
                 return
             with connection:
                 connection.settimeout(5)
                 connection.recv(65536)
-                connection.sendall(reply)
+                self.count += 1
+                connection.sendall(self.reply)
 
-    threading.Thread(target=run, daemon=True).start()
-    return listener
+    def __enter__(self):
+        threading.Thread(target=self.run, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.listener.close()
 
 
 @pytest.mark.parametrize(
@@ -212,13 +223,39 @@ def serve(reply):
 )
 def test_endpoint_that_is_not_dynamodb(lab, reply):
     """Another program behind the port: one of our errors, in time, never a claim."""
-    with serve(reply) as listener:
-        port = listener.getsockname()[1]
-        store = lab.open(f"dynamodb+http://a:b@127.0.0.1:{port}/idem?region=eu-central-1&timeout=2")
+    with Answering(reply) as other:
+        store = lab.open(f"{other.url}&timeout=2")
         began = time.monotonic()
         with pytest.raises((StoreMisbehaved, StoreUnavailable)):
             store.claim("k")
         assert time.monotonic() - began < 2 + SLACK
+
+
+def refusal(code, status=400):
+    """An error response as DynamoDB sends it, dated."""
+    body = b'{"__type":"com.amazonaws.dynamodb.v20120810#%s","message":"no"}' % code.encode()
+    head = f"HTTP/1.1 {status} No\r\nDate: {formatdate(usegmt=True)}\r\nContent-Length: {len(body)}\r\n"
+    return head.encode() + b"Content-Type: application/x-amz-json-1.0\r\n\r\n" + body
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "kind", "tries"),
+    [
+        ("ProvisionedThroughputExceededException", 400, errors.Throttled, 4),
+        ("ThrottlingException", 400, errors.Throttled, 4),
+        ("InternalServerError", 500, errors.StoreUnavailable, 4),
+        ("AccessDeniedException", 400, errors.AccessDenied, 1),
+        ("ExpiredTokenException", 400, errors.AccessDenied, 1),
+    ],
+)
+def test_answers_that_only_aws_gives(lab, code, status, kind, tries):
+    """Errors that DynamoDB Local never has: botocore tries again where that may help, then each is one of ours."""
+    with Answering(refusal(code, status)) as service:
+        store = lab.open(f"{service.url}&timeout=10")
+        error = raises(kind, store.ping)
+        assert (service.count, error.retryable) == (tries, tries > 1)
+        assert type(error) is kind
+        raises(kind, partial(store.claim, "k"))
 
 
 def test_slow_reply_keeps_the_deadline(lab):

@@ -264,6 +264,16 @@ def test_transaction_limit():
         DIALECT.transact("k", Complete("t", bytes(WHOLE + 1), None), NOW)
 
 
+def test_every_read_is_strongly_consistent():
+    """Looking, asking for the clock, scanning, reading parts: nothing is answered from a replica that lags behind."""
+    parts, _ = chunks.divide("k", "t", None, b"x" * 10)
+    divided = {**COMPLETED, "record_result": text(parts.pointer())}
+    load = DIALECT.claim("k", Claim(None, "other", SECOND, SECOND)).parse(reply(REFUSED, divided))
+    reads = [exchange.request.build(NOW) for exchange in (DIALECT.get("k"), DIALECT.ping(), DIALECT.purge(1))]
+    reads.append(load.request.build(NOW)["RequestItems"]["table"])
+    assert [read["ConsistentRead"] for read in reads] == [True] * 4
+
+
 # -- divided results --------------------------------------------------------------------------------------------------
 
 
@@ -330,6 +340,23 @@ def test_tables_of_another_shape(keys, types):
     }
     with pytest.raises(errors.SchemaError, match="another key"):
         schema.check("table", described)
+
+
+def test_migrate_waits_until_the_table_is_active():
+    """It is looked for, created on demand, looked at again with pauses while it is being made, then gets its TTL."""
+    described = {"KeySchema": schema.SHAPE, "AttributeDefinitions": schema.TYPES}
+
+    def table(status: str) -> Reply:
+        return Reply("", {"Table": {**described, "TableStatus": status}}, NOW, 5.0)
+
+    create = DIALECT.migrate().parse(Reply("ResourceNotFoundException", {}, NOW, 5.0))
+    assert create.request.operation == "create_table"
+    assert create.request.build(NOW)["BillingMode"] == "PAY_PER_REQUEST"
+    look = create.parse(Reply("", {}, NOW, 5.0))
+    for _ in range(3):
+        look = look.parse(table("CREATING"))
+        assert (look.request.operation, look.request.delay > 0) == ("describe_table", True)
+    assert look.parse(table("ACTIVE")).request.operation == "describe_time_to_live"
 
 
 def answered(code: str, message: str = "", status: int = 400) -> aws.ClientError:

@@ -13,7 +13,7 @@ from dynamodb_labs import with_options
 import idemstore
 from idemstore.backends.dynamodb import DynamoDBStore, sync
 from idemstore.machine import MICROSECONDS, Claim
-from idemstore.outcomes import Abandoned, Claimed, Completed, Done, Failed, InFlight
+from idemstore.outcomes import Abandoned, Claimed, Completed, Done, Failed, InFlight, LeaseLost
 from idemstore.testing.contract_lab import claimed, done, expect, near
 from idemstore.testing.storm import together
 
@@ -139,6 +139,28 @@ def test_fence_grows_between_clients_that_know_the_clock_differently(lab):
                 if end == "purge":
                     lab.store.purge()
     assert fences == sorted(set(fences))
+
+
+# -- time to live -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seconds", [5, 2**40])
+def test_time_to_live_decides_nothing(lab, subject, seconds):
+    """A record that DynamoDB was to delete long ago is alive, one that it is to keep for ever is over in time."""
+    key = lab.key()
+    token = claimed(lab.store.claim(key, retention=600)).token
+    assert int(subject.item(key)["ttl_at"]["N"]) > time.time() + 600
+    subject.client.update_item(
+        TableName=subject.table,
+        Key={"id": {"S": key}},
+        UpdateExpression="SET ttl_at = :ttl",
+        ExpressionAttributeValues={":ttl": {"N": str(seconds)}},
+    )
+    expect(InFlight, lab.store.claim(key))
+    lab.age(key, 700)
+    assert lab.store.get(key) is None
+    assert lab.store.complete(key, token, b"late") == LeaseLost()
+    assert claimed(lab.store.claim(key)).attempt == 1
 
 
 # -- many at once -----------------------------------------------------------------------------------------------------

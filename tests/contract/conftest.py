@@ -1,15 +1,24 @@
-"""Each test of the contract begins with an empty table where the family's subject can see to it."""
+"""What tests of the contract leave behind does not slow down the next ones."""
 
 from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
 
 import pytest
 
 
+@runtime_checkable
+class Clearable(Protocol):
+    """A subject that slows down as records accumulate."""
+
+    def clear(self) -> None:
+        """Delete them all."""
+        ...
+
+
 @pytest.fixture(autouse=True)
-def emptied(request: pytest.FixtureRequest) -> Iterator[None]:
-    """What a test has stored is gone after it: DynamoDB Local takes seconds to scan the large results of a run."""
-    subject = request.getfixturevalue("subject") if "subject" in request.fixturenames else None
+def cleared(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Records of one test are gone before the next, where the subject asks for that."""
     yield
-    empty = getattr(subject, "empty", None)
-    if empty is not None:
-        empty()
+    subject = request.node.funcargs.get("subject") if isinstance(request.node, pytest.Function) else None
+    if isinstance(subject, Clearable):
+        subject.clear()

@@ -145,7 +145,7 @@ class DynamoDBSubject:
         found = self.item(key)
         return bool(found) and found.get("expires_at") != {"N": "0"}
 
-    def empty(self) -> None:
+    def clear(self) -> None:
         """Replace the table by an empty one, without TTL: a scan takes the server 0.1 s for each megabyte."""
         self.client.delete_table(TableName=self.table)
         self.client.create_table(
