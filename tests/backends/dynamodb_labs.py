@@ -7,6 +7,8 @@ import pytest
 
 from idemstore.testing.contract_lab import MODES, Lab
 from idemstore.testing.families.dynamodb import TIMEOUT, DynamoDBSubject
+from idemstore.testing.proxy import Proxy
+from idemstore.url import parse_url
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +40,14 @@ def fresh(server):
     made.close()
 
 
+@pytest.fixture
+def proxy(subject):
+    """The way to the server."""
+    host = parse_url(subject.url).hosts[0]
+    with Proxy(host.name, host.port) as made:
+        yield made
+
+
 def altered(lab, *options):
     """The URL of the lab's subject with other options; a time-out among them replaces the subject's."""
     url = lab.subject.url
@@ -49,3 +59,11 @@ def altered(lab, *options):
 def with_options(lab, *options):
     """A store of the lab's mode with other options."""
     return lab.open(altered(lab, *options))
+
+
+def behind(lab, proxy, *options):
+    """A store that reaches the server through the proxy, and has done so."""
+    host = parse_url(lab.subject.url).hosts[0]
+    store = lab.open(altered(lab, *options).replace(f":{host.port}/", f":{proxy.port}/"))
+    store.ping()
+    return store

@@ -11,7 +11,7 @@ from functools import partial
 
 import dynamodb_labs
 import pytest
-from dynamodb_labs import altered, with_options
+from dynamodb_labs import behind, with_options
 
 import idemstore
 from idemstore import errors
@@ -24,31 +24,13 @@ from idemstore.machine import Claim
 from idemstore.outcomes import Claimed, Completed, Done, InFlight
 from idemstore.testing.contract_lab import MODES, claimed, done, raises
 from idemstore.testing.contract_resend import SETTLE
-from idemstore.testing.proxy import Proxy
 from idemstore.testing.servers.process import free_port
 from idemstore.url import parse_url
 
 SLACK = 1.5
 """Seconds that a busy machine may add to a time-out."""
 
-server, subject, lab = dynamodb_labs.server, dynamodb_labs.subject, dynamodb_labs.lab
-
-
-@pytest.fixture
-def proxy(subject):
-    """The way to the server."""
-    host = parse_url(subject.url).hosts[0]
-    with Proxy(host.name, host.port) as made:
-        yield made
-
-
-def behind(lab, proxy, *options):
-    """A store that reaches the server through the proxy, and has done so."""
-    host = parse_url(lab.subject.url).hosts[0]
-    store = lab.open(altered(lab, *options).replace(f":{host.port}/", f":{proxy.port}/"))
-    store.ping()
-    return store
-
+server, subject, lab, proxy = dynamodb_labs.server, dynamodb_labs.subject, dynamodb_labs.lab, dynamodb_labs.proxy
 
 # -- lost replies: botocore sends again by itself --------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import botocore.auth
 import dynamodb_labs
 import pytest
-from dynamodb_labs import with_options
+from dynamodb_labs import behind, with_options
 
 import idemstore
 from idemstore.backends.dynamodb import DynamoDBStore, sync
@@ -19,7 +19,7 @@ from idemstore.testing.storm import together
 
 DAY = 86_400
 
-subject, server, lab = dynamodb_labs.subject, dynamodb_labs.server, dynamodb_labs.lab
+server, subject, lab, proxy = dynamodb_labs.server, dynamodb_labs.subject, dynamodb_labs.lab, dynamodb_labs.proxy
 
 # -- clocks -----------------------------------------------------------------------------------------------------------
 
@@ -166,16 +166,16 @@ def test_time_to_live_decides_nothing(lab, subject, seconds):
 # -- many at once -----------------------------------------------------------------------------------------------------
 
 
-def test_hot_key(lab):
-    """64 clients on one key: one winner, no error, one trip to the driver for each."""
-    store, faults = lab.faulty()
-    store.release(lab.key(), "warm-up")
-    before, key = faults.round_trips, lab.key()
+def test_hot_key(lab, proxy):
+    """64 clients on one key: one winner, no error, one round trip on the wire for each."""
+    store = behind(lab, proxy)
+    expect(Claimed, store.claim(lab.key("warm-up")))
+    before, key = proxy.round_trips, lab.key()
     with ThreadPoolExecutor(64) as clients:
         answers = list(clients.map(lambda _: store.claim(key), range(64)))
     assert sum(isinstance(answer, Claimed) for answer in answers) == 1
     assert sum(isinstance(answer, InFlight) for answer in answers) == 63
-    assert faults.round_trips - before == 64
+    assert proxy.round_trips - before == 64
 
 
 def test_hot_takeover_costs_two_trips_at_most_for_the_winner(lab):

@@ -4,6 +4,7 @@ errors. Does no I/O.
 
 import time
 from collections.abc import Mapping
+from typing import TypedDict
 
 from botocore.exceptions import ClientError  # type: ignore[import-untyped]
 
@@ -71,8 +72,17 @@ def config(settings: Settings) -> dict[str, object]:
     }
 
 
-def target(settings: Settings) -> dict[str, str | None]:
-    """What a client is made for, and whose."""
+class Target(TypedDict):
+    """What a client is made for, and whose credentials it has; None: as AWS's configuration says."""
+
+    region_name: str | None
+    endpoint_url: str | None
+    aws_access_key_id: str | None
+    aws_secret_access_key: str | None
+
+
+def target(settings: Settings) -> Target:
+    """As the settings say."""
     return {
         "region_name": settings.region,
         "endpoint_url": settings.endpoint,

@@ -59,7 +59,7 @@ FAMILIES: Final[dict[str, Family]] = {
     "redis8": Family("redis", "redis8", package="redis", resends=True, proxied=True),
     "redis-cluster": Family("redis", "redis-cluster", 50, "redis"),
     "redis-sentinel": Family("redis", "redis-sentinel", 50, "redis"),
-    "dynamodb": Family("dynamodb", "dynamodb", 30, "boto3", resends=True, proxied=True, preview=True),
+    "dynamodb": Family("dynamodb", "dynamodb", 20, "boto3", resends=True, proxied=True),
     "postgresql": Family("postgresql", "postgresql", package="psycopg", resends=True, proxied=True, preview=True),
     "postgresql15": Family("postgresql", "postgresql15", package="psycopg", resends=True, proxied=True, preview=True),
     "postgresql-psycopg": Family("postgresql", "postgresql", 50, "psycopg", resends=True, proxied=True, preview=True),
