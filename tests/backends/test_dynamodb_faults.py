@@ -353,6 +353,16 @@ def test_credentials_of_a_profile(lab, no_credentials):
     claimed(lab.open(url).claim(lab.key()))
 
 
+def test_certificates_that_cannot_be_read(lab, monkeypatch):
+    """A bundle that is not there is an error of the configuration, and the next call looks again."""
+    monkeypatch.setenv("AWS_CA_BUNDLE", "/absent/bundle.pem")
+    store = lab.open(f"dynamodb://a:b@127.0.0.1:{free_port()}/idem?region=eu-central-1&timeout=2")
+    for _ in range(2):
+        assert "AWS_CA_BUNDLE" in str(raises(errors.ConfigurationError, partial(store.claim, "k")))
+    monkeypatch.delenv("AWS_CA_BUNDLE")
+    within(2, store.ping, StoreUnavailable, StoreTimeout)
+
+
 def test_nothing_secret_is_logged(lab, caplog):
     """At INFO and above the whole life of a key leaves no log line, of ours or botocore's, with a secret in it."""
     caplog.set_level(logging.INFO)

@@ -14,6 +14,7 @@ from idemstore.backends.dynamodb.errors import translate
 from idemstore.backends.dynamodb.messages import CONFLICT, REFUSED, Reply, binary, number, text
 from idemstore.backends.dynamodb.record import NEVER, TTL_SLACK, decode, ttl
 from idemstore.backends.dynamodb.settings import read_settings
+from idemstore.backends.dynamodb.wire import NotHTTP, Response
 from idemstore.exchange import Exchange
 from idemstore.machine import Claim, Complete, Fail, Release, Renew, State
 from idemstore.outcomes import Claimed, Completed
@@ -318,6 +319,57 @@ def test_id_of_a_part_fits():
     assert chunks.owner({"id": text(parts.ids("a%25b")[0]), chunks.OWNER: text("a%25b")}) == ("a%25b", "f" * 32)
     assert chunks.owner({"id": text("a%part:x.0"), chunks.OWNER: text("other")}) is None
     assert chunks.owner({"id": text("key")}) is None
+
+
+# -- responses on the wire ----------------------------------------------------------------------------------------------
+
+HEAD = b"HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
+WHOLE_RESPONSES = {
+    "length": (HEAD + b"Content-Length: 5\r\n\r\nhello", True),
+    "chunks": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2;x=y\r\nlo\r\n0\r\nX: y\r\n\r\n", True),
+    "closing": (HEAD + b"Content-Length: 5\r\nConnection: close\r\n\r\nhello", False),
+    "old": (HEAD.replace(b"1.1", b"1.0") + b"Content-Length: 5\r\n\r\nhello", False),
+}
+
+
+@pytest.mark.parametrize("step", [1, 2, 7, 1000])
+@pytest.mark.parametrize("name", WHOLE_RESPONSES)
+def test_response_in_pieces(name, step):
+    """However its bytes come, a response is whole at its last byte and not before."""
+    data, keeps = WHOLE_RESPONSES[name]
+    response = Response()
+    whole = [response.feed(data[at : at + step]) for at in range(0, len(data), step)]
+    assert whole == [False] * (len(whole) - 1) + [True]
+    assert (response.status, response.body, response.keeps) == (200, b"hello", keeps)
+    assert response.headers["date"] == "Sun, 06 Nov 1994 08:49:37 GMT"
+
+
+def test_response_that_ends_with_its_connection():
+    """Without a length the end of the connection is the body's; with one it comes too early."""
+    open_ended, cut = Response(), Response()
+    assert not open_ended.feed(HEAD + b"\r\nhello")
+    assert (open_ended.ends(), open_ended.body, open_ended.keeps) == (True, b"hello", False)
+    assert not cut.feed(HEAD + b"Content-Length: 6\r\n\r\nhello")
+    assert not cut.ends()
+    assert not Response().ends()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"SSH-2.0-OpenSSH_9\r\n",
+        b"x",
+        b"HTTP/1.1 two OK\r\n\r\n",
+        HEAD + b"Content-Length: five\r\n\r\n",
+        HEAD + b"Content-Length: -5\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"x" * 70_000,
+    ],
+)
+def test_what_is_no_response(data):
+    """Is refused, never waited for."""
+    with pytest.raises(NotHTTP):
+        Response().feed(data)
 
 
 # -- schema and errors ------------------------------------------------------------------------------------------------

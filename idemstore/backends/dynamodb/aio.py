@@ -10,11 +10,12 @@ from aiobotocore.config import AioConfig  # type: ignore[import-untyped]
 from aiobotocore.session import AioSession  # type: ignore[import-untyped]
 from botocore.utils import get_environ_proxies  # type: ignore[import-untyped]
 
-from idemstore.backends.dynamodb.calls import Call, asking_the_time, check_dated, config, target
+from idemstore.backends.dynamodb.async_sender import AsyncSender
+from idemstore.backends.dynamodb.calls import Call, Client, asking_the_time, check_dated, config, target
 from idemstore.backends.dynamodb.clock import ServerClock, local_clock
 from idemstore.backends.dynamodb.errors import BotoCoreError, ClientError, body_of, timed_out, translate
 from idemstore.backends.dynamodb.messages import Reply, Request
-from idemstore.backends.dynamodb.profile import equip
+from idemstore.backends.dynamodb.profile import certificates, equip
 from idemstore.backends.dynamodb.settings import Settings
 from idemstore.errors import IdemstoreError
 from idemstore.flows import AsyncSleepWatch
@@ -26,7 +27,7 @@ PARALLEL: Final = 32
 class Context(Protocol):
     """What makes a client, and closes it."""
 
-    async def __aenter__(self) -> object:
+    async def __aenter__(self) -> Client:
         """The client."""
         ...
 
@@ -45,6 +46,7 @@ class AiobotocoreDriver:
         self._clock = clock
         self._client: object | None = None
         self._context: Context | None = None
+        self._sender: AsyncSender | None = None
         self._lock = asyncio.Lock()
         self._places = asyncio.Semaphore(PARALLEL)
 
@@ -94,10 +96,24 @@ class AiobotocoreDriver:
                 session = AioSession(profile=settings.profile)
                 equip(session)
                 session.set_default_client_config(AioConfig(**config(settings)))
-                context: Context = session.create_client("dynamodb", verify=_verify(settings), **target(settings))
-                self._client = await context.__aenter__()
-                self._context = context
+                context: Context = session.create_client("dynamodb", **target(settings))
+                client = await context.__aenter__()
+                try:
+                    await self._take_over(client, session.get_config_variable("ca_bundle"))
+                except BaseException:
+                    await context.__aexit__(None, None, None)
+                    raise
+                self._context, self._client = context, client
             return self._client
+
+    async def _take_over(self, client: Client, bundle: str | None) -> None:
+        """Send by ``AsyncSender``, unless there is a proxy on the way."""
+        endpoint = client.meta.endpoint_url
+        if get_environ_proxies(endpoint):
+            return
+        tls = await asyncio.to_thread(certificates, endpoint, bundle) if endpoint.startswith("https") else None
+        self._sender = AsyncSender(endpoint, self._settings.connections, self._settings.timeout / 2, tls)
+        client.meta.events.register_first("before-send.dynamodb", self._sender.send)
 
     async def execute_many(self, requests: Sequence[Request], timeout: float) -> Sequence[Reply | IdemstoreError]:
         """Carry many, some at once; one reply or error for each."""
@@ -122,16 +138,10 @@ class AiobotocoreDriver:
     async def close(self) -> None:
         """Close every connection."""
         context, self._context, self._client = self._context, None, None
+        if self._sender is not None:
+            self._sender.close()
         if context is not None:
             await context.__aexit__(None, None, None)
-
-
-def _verify(settings: Settings) -> bool | None:
-    """None: as AWS's configuration says. Where no TLS is spoken there is nothing to verify, and loading the
-    certificates takes 30 ms of computing for each client.
-    """
-    plain = settings.endpoint is not None and settings.endpoint.startswith("http://")
-    return False if plain and not get_environ_proxies(settings.endpoint) else None
 
 
 async def _send(client: object, call: Call) -> Mapping[str, object]:

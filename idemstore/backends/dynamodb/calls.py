@@ -3,8 +3,8 @@ errors. Does no I/O.
 """
 
 import time
-from collections.abc import Mapping
-from typing import TypedDict
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypedDict
 
 from botocore.exceptions import ClientError  # type: ignore[import-untyped]
 
@@ -14,6 +14,45 @@ from idemstore.backends.dynamodb.errors import body_of, code_of, learn
 from idemstore.backends.dynamodb.messages import OK, Reply, Request
 from idemstore.backends.dynamodb.settings import RETRIES, USER_AGENT, Settings
 from idemstore.errors import StoreMisbehaved
+
+
+class Events(Protocol):
+    """What we use of botocore's hooks."""
+
+    def register_first(self, event_name: str, handler: Callable[..., object]) -> None:
+        """Call the handler before all others."""
+        ...
+
+
+class Meta(Protocol):
+    """What we use of a client's description."""
+
+    @property
+    def events(self) -> Events:
+        """Its hooks."""
+        ...
+
+    @property
+    def endpoint_url(self) -> str:
+        """Where it sends."""
+        ...
+
+
+class Client(Protocol):
+    """What we use of a low-level client, beside its operations."""
+
+    @property
+    def meta(self) -> Meta:
+        """Its description."""
+        ...
+
+
+class SyncClient(Client, Protocol):
+    """The sync one closes itself."""
+
+    def close(self) -> None:
+        """Close botocore's own connections."""
+        ...
 
 
 class Call:

@@ -9,19 +9,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 import boto3  # type: ignore[import-untyped]
 import botocore.session  # type: ignore[import-untyped]
 from botocore.config import Config  # type: ignore[import-untyped]
-from botocore.httpsession import get_cert_path  # type: ignore[import-untyped]
 from botocore.utils import get_environ_proxies  # type: ignore[import-untyped]
 
-from idemstore.backends.dynamodb.calls import Call, asking_the_time, check_dated, config, target
+from idemstore.backends.dynamodb.calls import Call, SyncClient, asking_the_time, check_dated, config, target
 from idemstore.backends.dynamodb.clock import ServerClock, local_clock
 from idemstore.backends.dynamodb.errors import BotoCoreError, ClientError, body_of, timed_out, translate
 from idemstore.backends.dynamodb.messages import Reply, Request
-from idemstore.backends.dynamodb.profile import equip
+from idemstore.backends.dynamodb.profile import certificates, equip
 from idemstore.backends.dynamodb.sender import Sender
 from idemstore.backends.dynamodb.settings import Settings
 from idemstore.errors import IdemstoreError, StoreTimeout
@@ -33,41 +32,6 @@ FIRST_PAUSE: Final = 0.05
 """botocore pauses so long before its first retry of a DynamoDB call, and twice as long before each further one."""
 
 
-class Events(Protocol):
-    """What we use of botocore's hooks."""
-
-    def register_first(self, event_name: str, handler: Callable[..., object]) -> None:
-        """Call the handler before all others."""
-        ...
-
-
-class Meta(Protocol):
-    """What we use of a client's description."""
-
-    @property
-    def events(self) -> Events:
-        """Its hooks."""
-        ...
-
-    @property
-    def endpoint_url(self) -> str:
-        """Where it sends."""
-        ...
-
-
-class Client(Protocol):
-    """What we use of a low-level client, beside its operations."""
-
-    @property
-    def meta(self) -> Meta:
-        """Its description."""
-        ...
-
-    def close(self) -> None:
-        """Close botocore's own connections."""
-        ...
-
-
 class Link:
     """A client and its sender."""
 
@@ -76,10 +40,10 @@ class Link:
         core = botocore.session.Session(profile=settings.profile)
         equip(core)
         core.set_default_client_config(Config(**config(settings)))
-        self.client: Client = boto3.Session(botocore_session=core).client("dynamodb", **target(settings))
+        self.client: SyncClient = boto3.Session(botocore_session=core).client("dynamodb", **target(settings))
         endpoint = self.client.meta.endpoint_url
         bundle = core.get_config_variable("ca_bundle")
-        self.sender = Sender(endpoint, settings.connections, bundle or get_cert_path(True))
+        self.sender = Sender(endpoint, settings.connections, certificates(endpoint, bundle))
         events = self.client.meta.events
         if not get_environ_proxies(endpoint):
             events.register_first("before-send.dynamodb", self.sender.send)
@@ -177,7 +141,7 @@ class Boto3Driver:
             link = making.result(max(0.0, deadline - time.monotonic()))
         except TimeoutError:
             raise StoreTimeout(f"AWS credentials were not found within {timeout:.3g} s: repeat the call") from None
-        except (ClientError, BotoCoreError, ValueError):
+        except (ClientError, BotoCoreError, IdemstoreError, ValueError):
             with self._lock:
                 self._making = None
             raise
