@@ -321,7 +321,7 @@ def test_id_of_a_part_fits():
     assert chunks.owner({"id": text("key")}) is None
 
 
-# -- responses on the wire ----------------------------------------------------------------------------------------------
+# -- responses on the wire --------------------------------------------------------------------------------------------
 
 HEAD = b"HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
 WHOLE_RESPONSES = {
@@ -342,6 +342,13 @@ def test_response_in_pieces(name, step):
     assert whole == [False] * (len(whole) - 1) + [True]
     assert (response.status, response.body, response.keeps) == (200, b"hello", keeps)
     assert response.headers["date"] == "Sun, 06 Nov 1994 08:49:37 GMT"
+
+
+def test_large_response_at_once():
+    """The limit is the head's, however much of the body comes with it."""
+    response = Response()
+    assert response.feed(HEAD + b"Content-Length: 3000000\r\n\r\n" + bytes(3_000_000))
+    assert response.body == bytes(3_000_000)
 
 
 def test_response_that_ends_with_its_connection():

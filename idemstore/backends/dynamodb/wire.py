@@ -73,9 +73,10 @@ class Response:
 
     def _head(self) -> bool:
         """Read the head once it is whole."""
-        if not self._data.startswith(b"HTTP/1."[: len(self._data)]) or len(self._data) > HEAD_LIMIT:
-            raise ValueError("another head")
         end = self._data.find(b"\r\n\r\n")
+        size = len(self._data) if end < 0 else end
+        if size > HEAD_LIMIT or not self._data.startswith(b"HTTP/1."[: len(self._data)]):
+            raise ValueError("another head")
         if end < 0:
             return False
         first, *lines = self._data[:end].decode("latin-1").split("\r\n")
