@@ -4,14 +4,16 @@ import asyncio
 import logging
 import os
 import socket
+import ssl
 import threading
 import time
+from contextlib import contextmanager, suppress
 from email.utils import formatdate
 from functools import partial
 
 import dynamodb_labs
 import pytest
-from dynamodb_labs import behind, with_options
+from dynamodb_labs import altered, behind, with_options
 
 import idemstore
 from idemstore import errors
@@ -22,8 +24,10 @@ from idemstore.backends.dynamodb.settings import read_settings
 from idemstore.errors import StoreMisbehaved, StoreTimeout, StoreUnavailable
 from idemstore.machine import Claim
 from idemstore.outcomes import Claimed, Completed, Done, InFlight
+from idemstore.testing.blocking import LoopThread
 from idemstore.testing.contract_lab import MODES, claimed, done, raises
 from idemstore.testing.contract_resend import SETTLE
+from idemstore.testing.servers import tls
 from idemstore.testing.servers.process import free_port
 from idemstore.url import parse_url
 
@@ -322,6 +326,53 @@ def test_migrate_waits_no_longer_than_its_time(lab, server, monkeypatch):
         within(1.0, store.migrate, StoreTimeout)
     finally:
         server.resume()
+
+
+# -- TLS --------------------------------------------------------------------------------------------------------------
+
+
+async def pipe(reader, writer):
+    """Bytes from here to there, until either side ends."""
+    with suppress(OSError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
+
+
+@contextmanager
+def in_tls(host, certificate):
+    """TLS in front of a server; its port."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate.certificate, certificate.key)
+
+    async def forward(reader, writer):
+        upstream, back = await asyncio.open_connection(host.name, host.port)
+        await asyncio.gather(pipe(reader, back), pipe(upstream, writer))
+
+    async def end(server):
+        server.close()
+
+    with LoopThread() as thread:
+        server = thread.call(asyncio.start_server(forward, "127.0.0.1", 0, ssl=context))
+        try:
+            yield server.sockets[0].getsockname()[1]
+        finally:
+            thread.call(end(server))
+
+
+@pytest.mark.skipif(not tls.available(), reason="openssl is not installed")
+def test_tls(lab, tmp_path, monkeypatch):
+    """Whom AWS_CA_BUNDLE trusts is spoken to over TLS, about large results, too; nobody else is."""
+    host, certificate = parse_url(lab.subject.url).hosts[0], tls.make(tmp_path)
+    with in_tls(host, certificate) as port:
+        url = altered(lab, "timeout=5").replace("dynamodb+http", "dynamodb").replace(f":{host.port}/", f":{port}/")
+        assert "SSLError" in str(raises(StoreUnavailable, lab.open(url).ping))
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate.authority))
+        store, key, result = lab.open(url), lab.key(), os.urandom(500_000)
+        done(store.complete(key, claimed(store.claim(key)).token, result))
+        assert store.claim(key) == Completed(result)
+        store.close()
 
 
 # -- credentials -----------------------------------------------------------------------------------------------------

@@ -106,16 +106,21 @@ class AsyncSender:
             try:
                 async with asyncio.timeout(self._attempt):
                     connection = self._reusable() or await self._connect()
-                    response = await connection.ask(request_bytes(request))
+                    response = await self._ask(connection, request)
             except TimeoutError as error:
                 raise aws.ReadTimeoutError(endpoint_url=self._endpoint, error=error) from error
-            except (OSError, NotHTTP) as error:
-                raise aws.ConnectionClosedError(endpoint_url=self._endpoint, request=request, error=error) from error
             if self._closed:
                 connection.close()
             elif connection.open:
                 self._idle.append(connection)
         return AioAWSResponse(request.url, response.status, response.headers, Body(response.body))
+
+    async def _ask(self, connection: Connection, request: AWSPreparedRequest) -> Response:
+        """One request and its response."""
+        try:
+            return await connection.ask(request_bytes(request))
+        except (OSError, NotHTTP) as error:
+            raise aws.ConnectionClosedError(endpoint_url=self._endpoint, request=request, error=error) from error
 
     def _reusable(self) -> Connection | None:
         """An idle connection that the server has not closed."""
