@@ -74,6 +74,13 @@ def equip(session: Components) -> None:
     session.register_component("data_loader", _loader())
 
 
+def equipped(profile: str | None) -> Session:
+    """A sync session that has loaded what it needs."""
+    session = Session(profile=profile)
+    equip(session)
+    return session
+
+
 def certificates(endpoint: str, bundle: str | None) -> ssl.SSLContext | None:
     """What TLS to the endpoint is verified by; None where it speaks none. Takes 30 ms of computing."""
     if not endpoint.startswith("https"):

@@ -12,7 +12,6 @@ from functools import partial
 from typing import Final
 
 import boto3  # type: ignore[import-untyped]
-import botocore.session  # type: ignore[import-untyped]
 from botocore.config import Config  # type: ignore[import-untyped]
 from botocore.utils import get_environ_proxies  # type: ignore[import-untyped]
 
@@ -20,7 +19,7 @@ from idemstore.backends.dynamodb.calls import Call, SyncClient, asking_the_time,
 from idemstore.backends.dynamodb.clock import ServerClock, local_clock
 from idemstore.backends.dynamodb.errors import BotoCoreError, ClientError, body_of, timed_out, translate
 from idemstore.backends.dynamodb.messages import Reply, Request
-from idemstore.backends.dynamodb.profile import certificates, equip
+from idemstore.backends.dynamodb.profile import certificates, equipped
 from idemstore.backends.dynamodb.sender import Sender
 from idemstore.backends.dynamodb.settings import Settings
 from idemstore.errors import IdemstoreError, StoreTimeout
@@ -37,8 +36,7 @@ class Link:
 
     def __init__(self, settings: Settings) -> None:
         """Look for credentials and load what botocore knows of DynamoDB; connects only where the credentials do."""
-        core = botocore.session.Session(profile=settings.profile)
-        equip(core)
+        core = equipped(settings.profile)
         core.set_default_client_config(Config(**config(settings)))
         self.client: SyncClient = boto3.Session(botocore_session=core).client("dynamodb", **target(settings))
         endpoint = self.client.meta.endpoint_url

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Final, Protocol, cast
 
 import boto3  # type: ignore[import-untyped]
-from botocore.session import Session  # type: ignore[import-untyped]
 
 import idemstore
-from idemstore.backends.dynamodb.profile import equip
+from idemstore.backends.dynamodb.profile import equipped
 from idemstore.backends.dynamodb.record import NEVER
 from idemstore.backends.dynamodb.schema import SHAPE, TYPES
 from idemstore.machine import MICROSECONDS
@@ -84,11 +83,9 @@ def url_of(server_url: str, table: str, *options: str) -> str:
 def connect(url: str) -> Client:
     """A plain low-level client for a store URL with a host."""
     parsed = parse_url(url)
-    core = Session()
-    equip(core)
     return cast(
         "Client",
-        boto3.Session(botocore_session=core).client(
+        boto3.Session(botocore_session=equipped(None)).client(
             "dynamodb",
             endpoint_url=f"http://{_netloc(parsed)}",
             region_name=dict(parsed.query)["region"],
