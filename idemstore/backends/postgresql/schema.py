@@ -33,6 +33,12 @@ FUNCTIONS: Final = (
 LAG: Final = 300_000_000
 """By how much (microseconds) the indexed time of a row may lag behind its end, so that executions stay HOT updates."""
 
+INSTANT: Final = 100
+"""Microseconds; no life of a key is shorter (whoever deletes its row waits until it is as old). So a fence taken from
+the clock less than that before its row went in is greater than those of all earlier lives. Longer than nearly every
+insert takes, and shorter than a client needs to release what it has claimed: hardly anything waits or is written twice.
+"""
+
 _LONGEST_SUFFIX: Final = max(map(len, FUNCTIONS)) + len(f"__v{VERSION}")
 MAX_NAME: Final = 63
 MAX_TABLE: Final = MAX_NAME - _LONGEST_SUFFIX - 2
@@ -157,6 +163,7 @@ class Schema:
             "seed": str(self._seed),
             "version": str(VERSION),
             "lag": str(LAG),
+            "instant": str(INSTANT),
             "body": self._dollars("body"),
             "quote": self._dollars("migration"),
         }
