@@ -95,7 +95,7 @@ class Work(Generic[T, Op]):
 
     def __init__(
         self,
-        guard: GuardCore,
+        guard: GuardCore[Op],
         keys: Sequence[KeyLike],
         fingerprints: Sequence[bytes | None] | None,
         limits: Bounds,

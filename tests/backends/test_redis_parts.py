@@ -194,11 +194,11 @@ def test_requests():
     calls = {
         DIALECT.claim("k", CLAIM): (script.CLAIM, b"token", b"1", b"", b"f", b"1"),
         DIALECT.claim("k", Claim(None, "t", 2, 3, False)): (script.CLAIM, b"t", b"2", b"3", b"", b"0"),
-        DIALECT.complete("k", Complete("t", b"r", 5)): (script.COMPLETE, b"t", b"r", b"5"),
-        DIALECT.fail("k", Fail("t", b"r", None, 0)): (script.FAIL, b"t", b"r", b"", b"0"),
+        DIALECT.complete("k", Complete("t", b"r", 5)): (script.TELLING.complete, b"t", b"r", b"5"),
+        DIALECT.fail("k", Fail("t", b"r", None, 0)): (script.TELLING.fail, b"t", b"r", b"", b"0"),
         DIALECT.renew("k", Renew("t", 7)): (script.RENEW, b"t", b"7"),
         DIALECT.renew("k", Renew("t", 7, b"")): (script.RENEW, b"t", b"7", b""),
-        DIALECT.release("k", Release("t")): (script.RELEASE, b"t"),
+        DIALECT.release("k", Release("t")): (script.TELLING.release, b"t"),
         DIALECT.get("k"): (script.GET,),
     }
     for exchange, (use, *arguments) in calls.items():
@@ -212,7 +212,7 @@ def test_forgotten_script_is_sent_with_its_source():
     assert isinstance(again, Exchange)
     sent = b"".join(again.request.chunks)
     assert sent.startswith(b"*7\r\n$4\r\nEVAL\r\n")
-    assert script.COMPLETE.source in sent
+    assert script.TELLING.complete.source in sent
     assert again.parse(b"done") == Done()
     with pytest.raises(StoreMisbehaved):
         again.parse(NOSCRIPT)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from redis.exceptions import AskError, MovedError, NoScriptError, ResponseError
 
+from idemstore.backends.redis.aio_listener import AsyncListener, AsyncRedisWatch
 from idemstore.backends.redis.aio_nodes import AsyncCluster, AsyncNodes, AsyncSingle
 from idemstore.backends.redis.aio_pool import AsyncLine, AsyncPool, ask
 from idemstore.backends.redis.dialect import NOSCRIPT, Reply, Request, wrote
@@ -41,6 +42,8 @@ class AsyncRedisDriver:
         self._target = target
         self._replicas = target.options.replicas
         self._nodes: AsyncNodes = AsyncCluster(target) if target.topology is Topology.CLUSTER else AsyncSingle(target)
+        self._prefix = target.options.prefix.encode()
+        self._listener = AsyncListener(self._separate) if target.options.notify else None
 
     async def execute(self, request: Request, timeout: float) -> Reply:
         """Carry one request, again where its reply was lost or the server asks for it, until the deadline."""
@@ -216,10 +219,18 @@ class AsyncRedisDriver:
             except Failed as failed:
                 batch.fail([index], failed.fault)
 
-    def watch(self, key: str) -> AsyncSleepWatch:
-        """Nobody tells of changes: waiters poll."""
-        return AsyncSleepWatch()
+    def watch(self, key: str) -> AsyncRedisWatch | AsyncSleepWatch:
+        """As ``sync.RedisDriver.watch``."""
+        if self._listener is None:
+            return AsyncSleepWatch()
+        return AsyncRedisWatch(self._listener, self._prefix + key.encode())
+
+    async def _separate(self, deadline: float) -> AsyncLine:
+        """As ``sync.RedisDriver._separate``."""
+        return await (await self._nodes.pool(self._prefix, deadline)).separate(deadline)
 
     async def close(self) -> None:
         """Close every connection."""
+        if self._listener is not None:
+            await self._listener.close()
         await self._nodes.close()

@@ -116,6 +116,10 @@ class AsyncPool:
         line.generation = generation
         return line
 
+    async def separate(self, deadline: float) -> AsyncLine:
+        """A connection beside the pool."""
+        return await self._connect(deadline)
+
     async def give(self, line: AsyncLine) -> None:
         """Back, with no reply outstanding."""
         if line.generation == self._generation:

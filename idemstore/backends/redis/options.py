@@ -30,6 +30,8 @@ class RedisOptions(Options):
     """Largest result or checkpoint, bytes."""
     replicas: int = field(default=0, metadata={"min": 0, "max": 100})
     """After a write, wait until this many replicas have it (``WAIT``), else raise ``StoreUnavailable``."""
+    notify: bool = True
+    """Wake waiters by pub/sub: one more connection of a store while somebody waits. False: they poll."""
     db: int | None = field(default=None, metadata={"min": 0, "max": 2**31 - 1})
     """Number of the database, for Unix sockets, whose path is taken; elsewhere it is the path: ``redis://host/2``."""
     service: str | None = None

@@ -8,6 +8,7 @@ until the deadline of the call.
 
 import math
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterable
 from queue import Empty, SimpleQueue
@@ -34,6 +35,8 @@ class Line(Protocol):
     """When the current call got it."""
     generation: int
     """Of its pool, when it was opened."""
+    wire: "TimedSocket"
+    """Its socket."""
 
     def connect(self) -> None:
         """Connect and authenticate."""
@@ -48,7 +51,7 @@ class Line(Protocol):
         """Read one reply; raise it where it is an error."""
 
 
-class _TimedSocket:
+class TimedSocket:
     """A socket that gives each call what is left of the time, to a hundredth of a second: setting it is a system call,
     which calls with the usual time-out on a server that answers at once need not make.
     """
@@ -77,6 +80,14 @@ class _TimedSocket:
     def sendall(self, data: bytes) -> None:
         """Write everything."""
         self._limit().sendall(data)
+
+    def fileno(self) -> int:
+        """For selectors."""
+        return self._socket.fileno()
+
+    def pending(self) -> int:
+        """Bytes that TLS has decrypted and nobody has read."""
+        return self._socket.pending() if isinstance(self._socket, ssl.SSLSocket) else 0
 
     def __getattr__(self, name: str) -> object:
         """Whatever else redis-py does with a socket."""
@@ -121,9 +132,10 @@ class _Timed:
     def socket_connect_timeout(self, value: float | None) -> None:
         """As ``socket_timeout``."""
 
-    def _connect(self) -> _TimedSocket:
+    def _connect(self) -> TimedSocket:
         """Connect, through TLS where asked for."""
-        return _TimedSocket(cast("_Connecting", super())._connect(), self.left)
+        self.wire = TimedSocket(cast("_Connecting", super())._connect(), self.left)
+        return self.wire
 
 
 class _TcpLine(_Timed, redis.Connection):  # type: ignore[misc]
@@ -206,6 +218,10 @@ class Pool:
             raise
         line.generation = generation
         return line
+
+    def separate(self, deadline: float) -> Line:
+        """A connection beside the pool."""
+        return self._connect(deadline)
 
     def give(self, line: Line) -> None:
         """Back, with no reply outstanding."""
