@@ -7,14 +7,14 @@ from typing import Generic, Protocol, TypeVar
 
 from idemstore.backends.postgresql import dialing
 from idemstore.backends.postgresql.carry import carry_many_async
-from idemstore.backends.postgresql.dialect import Call, Reply
+from idemstore.backends.postgresql.dialect import Call, Reply, busy
 from idemstore.backends.postgresql.dialing import Host, Hosts
+from idemstore.backends.postgresql.lobby import AsyncLobby, AsyncLobbyWatch, Busy
 from idemstore.backends.postgresql.options import Target
 from idemstore.backends.postgresql.pool import AsyncPool, Line
 from idemstore.backends.postgresql.refusals import ATTEMPTS, Refusal, Remedy, remedy
 from idemstore.backends.postgresql.schema import Schema
 from idemstore.errors import IdemstoreError
-from idemstore.flows import AsyncSleepWatch
 
 
 class TalkingLine(Line, Protocol):
@@ -35,6 +35,7 @@ class AsyncPooledDriver(Generic[L]):
         self._target, self._schema = target, schema
         self._hosts = Hosts(target)
         self._pool: AsyncPool[L] = AsyncPool(target.options.pool, target.name, self._connect)
+        self._lobby = AsyncLobby(self._busy)
 
     async def _reach(self, host: Host, deadline: float, timeout: float) -> L:
         """A connection to one host, whose statements may take ``timeout`` seconds."""
@@ -106,9 +107,14 @@ class AsyncPooledDriver(Generic[L]):
         assert problem is not None, "there is at least one host"
         raise problem
 
-    def watch(self, key: str) -> AsyncSleepWatch:
-        """Nobody notifies."""
-        return AsyncSleepWatch()
+    def watch(self, key: str) -> AsyncLobbyWatch:
+        """All waiters share one poll."""
+        return AsyncLobbyWatch(self._lobby, key)
+
+    async def _busy(self, keys: list[str], timeout: float) -> Busy:
+        """Which of the keys are busy. Where the server refuses to say: none, so that all ask themselves."""
+        call = Call(self._schema.busy, (keys,))
+        return busy(await self.execute(call, min(timeout, self._target.options.timeout)))
 
     async def close(self) -> None:
         """Close every connection; what is in use is closed when its call ends."""

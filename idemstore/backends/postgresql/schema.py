@@ -85,6 +85,7 @@ class Schema:
         many = f"SELECT reply FROM {self._function('many')}($1, $2, $3, $4, $5, $6, $7) ORDER BY place"  # noqa: S608
         self.many = Statement("many", many, "TTTBIIF")
         self.inspect = Statement("inspect", self._text("inspect"))
+        self.busy = Statement("busy", self._text("busy"), "T")
 
     @cached_property
     def migrate(self) -> Statement:
