@@ -211,7 +211,7 @@ def _snapshot(cells: Cells) -> Snapshot | None:
 
 
 def busy(reply: Reply) -> dict[str, bytes | None]:
-    """The keys that ``busy.sql`` has found, with the ends of back-offs. None where the server refused: then every waiter
+    """The keys that ``busy.sql`` has found, with the ends of back-offs. None where the server refused: each waiter then
     asks by itself.
     """
     if isinstance(reply, Refusal):
