@@ -2,13 +2,17 @@
 
 import asyncio
 import statistics
+import subprocess
+import sys
 import threading
 import time
 from functools import partial
 
 import pytest
 
+from idemstore.backends.postgresql import lobby
 from idemstore.backends.postgresql.lobby import FIRST, LAST, AsyncLobby, AsyncLobbyWatch, Lobby, LobbyWatch, interval
+from idemstore.backends.postgresql.schema import Schema
 from idemstore.errors import StoreTimeout, StoreUnavailable
 from idemstore.outcomes import Completed, InFlight
 from idemstore.testing.blocking import BlockingStore
@@ -262,3 +266,162 @@ def test_short_wait_among_long_ones(lab):
     expect(InFlight, short.result())
     done(lab.store.complete(key, token, b"r"))
     assert [call.result() for call in long] == [Completed(b"r")] * 3
+
+
+# -- LISTEN and NOTIFY ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def told(lab):
+    """A store with ``?notify=1``."""
+    return lab.open(f"{lab.subject.url}&notify=1")
+
+
+@pytest.fixture
+def deaf_poll(monkeypatch):
+    """Once it listens, no poll comes within a test: only a notification can end a wait."""
+    monkeypatch.setattr(lobby, "LAST", 1000.0)
+
+
+def listens(store):
+    """Return once the store's listener is there."""
+    inner = store.inner if isinstance(store, BlockingStore) else store
+    deadline = time.monotonic() + 20
+    while inner._driver is None or not inner._driver._lobby.listening:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def test_whatever_ends_a_wait_is_told(lab, told, deaf_poll):
+    """Completion, failure, release, forget, each of a batch: a notification ends the wait; a renewal tells nobody."""
+    ends = {
+        "complete": lambda key, token: told.complete(key, token, b"r"),
+        "fail": lambda key, token: told.fail(key, token, b"r"),
+        "back off": lambda key, token: told.fail(key, token, b"r", retry_after=0),
+        "release": lambda key, token: told.release(key, token),
+        "forget": lambda key, token: told.forget(key),
+        "complete many": lambda key, token: told.complete_many([(key, token, b"r"), (lab.key(), "t", b"r")]),
+        "release many": lambda key, token: told.release_many([(lab.key(), "t"), (key, token)]),
+    }
+    for end in ends.values():
+        key = lab.key()
+        token = claimed(told.claim(key, lease=600)).token
+        call = lab.background(partial(told.claim, key, wait=40))
+        waiting_for(told, 1)
+        listens(told)
+        done(told.renew(key, token, lease=600))
+        assert call.running()
+        began = time.monotonic()
+        end(key, token)
+        assert not isinstance(call.result(), InFlight)
+        assert time.monotonic() - began < 20
+
+
+def test_told_waiter_is_served_at_once(lab, told):
+    """From the completion to the waiter's result: milliseconds."""
+    took = []
+    for _ in range(15):
+        key = lab.key()
+        token = claimed(told.claim(key, lease=600)).token
+        call = lab.background(lambda key=key: (told.claim(key, wait=30), time.monotonic()))
+        waiting_for(told, 1)
+        listens(told)
+        done(told.complete(key, token, b"r"))
+        ended = time.monotonic()
+        outcome, at = call.result()
+        assert outcome == Completed(b"r")
+        took.append(at - ended)
+    assert statistics.median(took) < 0.05, took
+
+
+def test_dead_listener_costs_latency_only(lab, told):
+    """The listener's session is ended, again and again, while others wait: all are served, and it comes back."""
+    store = lab.open(f"{lab.subject.url}&notify=1")
+    for _ in range(3):
+        key = lab.key()
+        token = claimed(told.claim(key, lease=600)).token
+        calls = [lab.background(partial(store.claim, key, wait=30)) for _ in range(3)]
+        waiting_for(store, 3)
+        listens(store)
+        lab.subject.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%%'", no=1)
+        done(told.complete(key, token, b"r"))
+        assert [call.result() for call in calls] == [Completed(b"r")] * 3
+
+
+def test_lost_notification_costs_latency_only(lab, told):
+    """Completed by a store that tells nobody: the shared poll finds out."""
+    key = lab.key()
+    token = claimed(told.claim(key, lease=600)).token
+    call = lab.background(partial(told.claim, key, wait=30))
+    waiting_for(told, 1)
+    listens(told)
+    done(lab.store.complete(key, token, b"r"))
+    assert call.result() == Completed(b"r")
+
+
+def test_only_who_asks_for_it_tells(lab, told):
+    """Without the option nothing is sent; with it a digest, never the key."""
+    with lab.subject.connect() as ear:
+        ear.execute(f"LISTEN {Schema('public', lab.subject.table).channel}")
+        key = lab.key()
+        done(lab.store.complete(key, claimed(lab.store.claim(key)).token, b"r"))
+        key = lab.key()
+        done(told.complete(key, claimed(told.claim(key)).token, b"r"))
+        said = [notice.payload for notice in ear.notifies(timeout=20, stop_after=1)]
+    assert said == [lobby.digest(key)]
+
+
+LEAVE = """
+import asyncio, os, signal, sys, idemstore
+from idemstore.testing.blocking import BlockingStore, LoopThread
+signal.alarm(40)
+url, mode, fork = sys.argv[1:]
+
+
+def opened():
+    return idemstore.open(url) if mode == "sync" else BlockingStore(idemstore.open_async(url), LoopThread())
+
+
+store = opened()
+store.claim("left", lease=600)
+assert isinstance(store.claim("left", wait=0.3), idemstore.InFlight)
+if fork == "fork":
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        again = store if mode == "sync" else BlockingStore(store.inner, LoopThread())
+        assert isinstance(again.claim("left", wait=0.3), idemstore.InFlight)
+        again.close()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert isinstance(store.claim("left", wait=0.3), idemstore.InFlight)
+print("well")
+"""
+
+
+@pytest.mark.parametrize("fork", ["no", "fork"])
+def test_listener_keeps_no_process_alive(lab, told, fork):
+    """A process that ends without closing its store ends; a child of fork() has a listener of its own."""
+    told.forget("left")
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", LEAVE, f"{lab.subject.url}&notify=1", lab.mode, fork],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (run.returncode, run.stdout) == (0, "well\n"), run.stderr
+
+
+def test_closed_store_stops_listening(lab, told):
+    """No session is left behind."""
+    text = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%%' AND pid <> pg_backend_pid()"
+    key = lab.key()
+    claimed(told.claim(key, lease=600))
+    expect(InFlight, told.claim(key, wait=0.2))
+    listens(told)
+    told.close()
+    deadline = time.monotonic() + 20
+    while lab.subject.execute(text, no=1)[0][0]:
+        assert time.monotonic() < deadline, "the listener is still there"
+        time.sleep(0.01)

@@ -1,7 +1,8 @@
 """What both async drivers share: the pool, the hosts, and when a call is sent again. The client's lines do the rest."""
 
+import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
@@ -9,7 +10,7 @@ from idemstore.backends.postgresql import dialing
 from idemstore.backends.postgresql.carry import carry_many_async
 from idemstore.backends.postgresql.dialect import Call, Reply, busy
 from idemstore.backends.postgresql.dialing import Host, Hosts
-from idemstore.backends.postgresql.lobby import AsyncLobby, AsyncLobbyWatch, Busy
+from idemstore.backends.postgresql.lobby import FIRST_PAUSE, LAST_PAUSE, AsyncLobby, AsyncLobbyWatch, Busy
 from idemstore.backends.postgresql.options import Target
 from idemstore.backends.postgresql.pool import AsyncPool, Line
 from idemstore.backends.postgresql.refusals import ATTEMPTS, Refusal, Remedy, remedy
@@ -24,6 +25,12 @@ class TalkingLine(Line, Protocol):
         """The reply; None where the time is up. Whoever stops waiting must close the line."""
         ...
 
+    async def listen(
+        self, schema: Schema, heard: Callable[[str], None], lost: Callable[[], None], deadline: float
+    ) -> Reply | None:
+        """Begin to listen: ``heard`` is called with every notification, ``lost`` when the connection ends."""
+        ...
+
 
 L = TypeVar("L", bound=TalkingLine)
 
@@ -36,6 +43,7 @@ class AsyncPooledDriver(Generic[L]):
         self._hosts = Hosts(target)
         self._pool: AsyncPool[L] = AsyncPool(target.options.pool, target.name, self._connect)
         self._lobby = AsyncLobby(self._busy)
+        self._listener: asyncio.Task[None] | None = None
 
     async def _reach(self, host: Host, deadline: float, timeout: float) -> L:
         """A connection to one host, whose statements may take ``timeout`` seconds."""
@@ -108,8 +116,38 @@ class AsyncPooledDriver(Generic[L]):
         raise problem
 
     def watch(self, key: str) -> AsyncLobbyWatch:
-        """All waiters share one poll."""
+        """All waiters share one poll, and a listener where the URL asks for one."""
+        if self._target.options.notify and self._listener is None:
+            self._listener = asyncio.get_running_loop().create_task(self._listen(), name="idemstore-listen")
         return AsyncLobbyWatch(self._lobby, key)
+
+    async def _listen(self) -> None:
+        """Listen; whenever that ends, listen anew. Until then waiters are served by the poll that they share."""
+        pause = FIRST_PAUSE
+        while True:
+            lost = asyncio.Event()
+            try:
+                line = await self._connect(time.monotonic() + self._target.options.timeout)
+            except IdemstoreError:
+                pause = min(pause * 2, LAST_PAUSE)
+            else:
+                pause = FIRST_PAUSE
+                try:
+                    await self._hear(line, lost)
+                finally:
+                    self._lobby.listening = False
+                    line.close()
+            await asyncio.sleep(pause)
+
+    async def _hear(self, line: L, lost: asyncio.Event) -> None:
+        """Until the connection is lost. What was said before it listened is lost, too: wake everybody."""
+        deadline = time.monotonic() + self._target.options.timeout
+        reply = await line.listen(self._schema, self._lobby.poke, lost.set, deadline)
+        if reply is None or isinstance(reply, Refusal):
+            return
+        self._lobby.listening = True
+        self._lobby.poke(None)
+        await lost.wait()
 
     async def _busy(self, keys: list[str], timeout: float) -> Busy:
         """Which of the keys are busy. Where the server refuses to say: none, so that all ask themselves."""
@@ -118,4 +156,7 @@ class AsyncPooledDriver(Generic[L]):
 
     async def close(self) -> None:
         """Close every connection; what is in use is closed when its call ends."""
+        if self._listener is not None:
+            self._listener.cancel()
+            await asyncio.wait([self._listener])
         self._pool.close()

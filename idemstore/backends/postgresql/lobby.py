@@ -6,6 +6,7 @@ nobody waits. A poll asks for a state, not for a change: none can be missed betw
 """
 
 import asyncio
+import hashlib
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -19,6 +20,10 @@ LAST: Final = 0.25
 
 SHARE: Final = 0.05
 """Of the time that the youngest waiter has waited, between these two: nobody learns much later than it has waited."""
+
+FIRST_PAUSE: Final = 0.1
+LAST_PAUSE: Final = 5.0
+"""Seconds before a lost listener connects again, at first and at last."""
 
 GRACE: Final = 0.5
 """Seconds that a poll may outlast its leader's wait: one cut off too early would send everybody to the server."""
@@ -43,14 +48,41 @@ class Lobby:
         self._poll = poll
         self._lock = threading.Lock()
         self._waiting: dict[LobbyWatch, float] = {}
+        self._armed: dict[str, set[LobbyWatch]] = {}
         self._led = False
+        self.listening = False
+        """Whether notifications come: the poll then only makes up for lost ones."""
+
+    def arm(self, watch: "LobbyWatch") -> None:
+        """From now on no notification is lost on it."""
+        with self._lock:
+            self._armed.setdefault(watch.digest, set()).add(watch)
+
+    def disarm(self, watch: "LobbyWatch") -> None:
+        """Nobody cares any more."""
+        with self._lock:
+            armed = self._armed.get(watch.digest, set())
+            armed.discard(watch)
+            if not armed:
+                self._armed.pop(watch.digest, None)
+
+    def poke(self, said: str | None) -> None:
+        """A notification has come; None: some may have been lost."""
+        with self._lock:
+            told = [self._armed.get(said, set())] if said is not None else list(self._armed.values())
+            for watch in [watch for watches in told for watch in watches]:
+                watch.told = True
+                self._waiting.pop(watch, None)
+                watch.woken.set()
 
     def wait(self, watch: "LobbyWatch", limit: float) -> None:
         """Until the key of the watch is not busy, as far as the last poll knows, or the time is up."""
         end = time.monotonic() + limit
         watch.woken.clear()
         with self._lock:
-            self._waiting[watch] = time.monotonic()
+            if not watch.told:
+                self._waiting[watch] = time.monotonic()
+            watch.told = False
         try:
             while watch in self._waiting and (left := end - time.monotonic()) > 0:
                 if self._take_lead():
@@ -73,10 +105,11 @@ class Lobby:
         try:
             last = time.monotonic()
             while watch in self._waiting and (left := end - time.monotonic()) > 0:
-                time.sleep(min(FIRST, left))
+                watch.woken.wait(min(FIRST, left))
+                watch.woken.clear()
                 keys, youngest = self._here()
                 now = time.monotonic()
-                if now < end and now - last >= interval(now - youngest):
+                if keys and now < end and now - last >= (LAST if self.listening else interval(now - youngest)):
                     self._wake(keys, self._ask(keys, end - now))
                     last = time.monotonic()
         finally:
@@ -85,7 +118,7 @@ class Lobby:
     def _here(self) -> tuple[set[str], float]:
         """What is waited for now, and since when the youngest waits."""
         with self._lock:
-            return {watch.key for watch in self._waiting}, max(self._waiting.values())
+            return {watch.key for watch in self._waiting}, max(self._waiting.values(), default=0.0)
 
     def _ask(self, keys: set[str], left: float) -> Busy:
         """One poll. Where it fails nobody is held: each then asks by itself, and hears why."""
@@ -109,11 +142,19 @@ class Lobby:
                 watch.woken.set()
 
 
+def digest(key: str) -> str:
+    """What ``notified.sql`` says of a key."""
+    return hashlib.sha256(key.encode()).hexdigest()[:32]
+
+
 class Interest:
     """What a waiter knows."""
 
     def __init__(self, key: str) -> None:
         self.key = key
+        self.digest = digest(key)
+        self.told = False
+        """Whether a notification came while the waiter was asking."""
         self._back_off: bytes | None = None
 
     def news(self, busy: Busy) -> bool:
@@ -132,13 +173,15 @@ class LobbyWatch(Interest):
         super().__init__(key)
         self.woken = threading.Event()
         self._lobby = lobby
+        lobby.arm(self)
 
     def wait(self, poll: float, limit: float) -> None:
         """``poll`` does not count: the lobby polls for everybody."""
         self._lobby.wait(self, limit)
 
     def close(self) -> None:
-        """Nothing is held between two waits."""
+        """End the interest."""
+        self._lobby.disarm(self)
 
 
 class AsyncLobby:
@@ -147,13 +190,36 @@ class AsyncLobby:
     def __init__(self, poll: AsyncPoll) -> None:
         self._poll = poll
         self._waiting: dict[AsyncLobbyWatch, float] = {}
+        self._armed: dict[str, set[AsyncLobbyWatch]] = {}
         self._led = False
+        self.listening = False
+
+    def arm(self, watch: "AsyncLobbyWatch") -> None:
+        """As ``Lobby.arm``."""
+        self._armed.setdefault(watch.digest, set()).add(watch)
+
+    def disarm(self, watch: "AsyncLobbyWatch") -> None:
+        """As ``Lobby.disarm``."""
+        armed = self._armed.get(watch.digest, set())
+        armed.discard(watch)
+        if not armed:
+            self._armed.pop(watch.digest, None)
+
+    def poke(self, said: str | None) -> None:
+        """As ``Lobby.poke``."""
+        told = [self._armed.get(said, set())] if said is not None else list(self._armed.values())
+        for watch in [watch for watches in told for watch in watches]:
+            watch.told = True
+            self._waiting.pop(watch, None)
+            watch.woken.set()
 
     async def wait(self, watch: "AsyncLobbyWatch", limit: float) -> None:
         """As ``Lobby.wait``."""
         end = time.monotonic() + limit
         watch.woken.clear()
-        self._waiting[watch] = time.monotonic()
+        if not watch.told:
+            self._waiting[watch] = time.monotonic()
+        watch.told = False
         try:
             while watch in self._waiting and (left := end - time.monotonic()) > 0:
                 if self._led:
@@ -170,9 +236,12 @@ class AsyncLobby:
         try:
             last = time.monotonic()
             while watch in self._waiting and (left := end - time.monotonic()) > 0:
-                await asyncio.sleep(min(FIRST, left))
+                await _set(watch.woken, min(FIRST, left))
+                watch.woken.clear()
                 now = time.monotonic()
-                if now < end and now - last >= interval(now - max(self._waiting.values())):
+                youngest = max(self._waiting.values(), default=0.0)
+                pause = LAST if self.listening else interval(now - youngest)
+                if self._waiting and now < end and now - last >= pause:
                     keys = {other.key for other in self._waiting}
                     self._wake(keys, await self._ask(keys, end - now))
                     last = time.monotonic()
@@ -202,6 +271,7 @@ class AsyncLobbyWatch(Interest):
         super().__init__(key)
         self.woken = asyncio.Event()
         self._lobby = lobby
+        lobby.arm(self)
 
     async def wait(self, poll: float, limit: float) -> None:
         """As ``LobbyWatch.wait``."""
@@ -209,6 +279,7 @@ class AsyncLobbyWatch(Interest):
 
     def close(self) -> None:
         """As ``LobbyWatch.close``."""
+        self._lobby.disarm(self)
 
 
 async def _set(event: asyncio.Event, seconds: float) -> None:

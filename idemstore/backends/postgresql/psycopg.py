@@ -12,6 +12,7 @@ from idemstore.backends.postgresql import dialing
 from idemstore.backends.postgresql.carry import carry_many
 from idemstore.backends.postgresql.dialect import Call, Reply, busy
 from idemstore.backends.postgresql.dialing import Host, Hosts
+from idemstore.backends.postgresql.listener import Listener
 from idemstore.backends.postgresql.lobby import Busy, Lobby, LobbyWatch
 from idemstore.backends.postgresql.options import Target
 from idemstore.backends.postgresql.pool import Pool
@@ -33,6 +34,7 @@ class PsycopgDriver:
         self._hosts = Hosts(target)
         self._pool = Pool(target.options.pool, target.name, self._connect)
         self._lobby = Lobby(self._busy)
+        self._listener = Listener(self._listen, self._lobby) if target.options.notify else None
 
     def execute(self, request: Call, timeout: float) -> Reply:
         """Carry one call."""
@@ -129,8 +131,24 @@ class PsycopgDriver:
         return line
 
     def watch(self, key: str) -> LobbyWatch:
-        """All waiters share one poll."""
+        """All waiters share one poll, and a listener where the URL asks for one."""
+        if self._listener is not None:
+            self._listener.start()
         return LobbyWatch(self._lobby, key)
+
+    def _listen(self) -> Line:
+        """A connection that listens."""
+        timeout = self._target.options.timeout
+        line = self._connect(time.monotonic() + timeout)
+        try:
+            reply = self._talk(line, Call(self._schema.listen), time.monotonic() + timeout, timeout)
+        except BaseException:
+            line.close()
+            raise
+        if isinstance(reply, Refusal):
+            line.close()
+            raise dialing.refused(self._target, reply)
+        return line
 
     def _busy(self, keys: list[str], timeout: float) -> Busy:
         """Which of the keys are busy. Where the server refuses to say: none, so that all ask themselves."""
@@ -139,6 +157,8 @@ class PsycopgDriver:
 
     def close(self) -> None:
         """Close every connection; what is in use is closed when its call ends."""
+        if self._listener is not None:
+            self._listener.close()
         self._pool.close()
 
 

@@ -68,6 +68,9 @@ POOLED: Final = (
 )
 """A pooler between client and server may break statements, transactions and connections, not the rules."""
 
+TOLD: Final = ("WaitContract", "CancelContract")
+"""How waiters are told plays no part elsewhere."""
+
 FAMILIES: Final[dict[str, Family]] = {
     "memory": Family("memory", examples=200),
     "sqlite": Family("sqlite", examples=100),
@@ -81,6 +84,7 @@ FAMILIES: Final[dict[str, Family]] = {
     "postgresql15": Family("postgresql", "postgresql15", 40, "psycopg", resends=True, proxied=True, extra=True),
     "postgresql-psycopg": Family("postgresql", "postgresql", 40, "psycopg", resends=True, proxied=True, extra=True),
     "postgresql15-psycopg": Family("postgresql", "postgresql15", 40, "psycopg", resends=True, proxied=True),
+    "postgresql-notify": Family("postgresql", "postgresql", 40, "psycopg", resends=True, part=TOLD),
     "pgbouncer": Family("postgresql", "pgbouncer", 40, "psycopg", resends=True, proxied=True, part=POOLED),
     "mongodb": Family("mongodb", "mongodb", 40, "pymongo", resends=True, proxied=True, preview=True),
 }

@@ -106,7 +106,8 @@ class PostgresqlSubject:
         self._server = server.url
         scheme = "postgresql+psycopg" if name.endswith("-psycopg") else "postgresql"
         pooled = "&pgbouncer=1" if server.name == "pgbouncer" else ""
-        self.url = f"{scheme}{server.url.removeprefix('postgresql')}?table={self.table}{pooled}"
+        told = "&notify=1" if name.endswith("-notify") else ""
+        self.url = f"{scheme}{server.url.removeprefix('postgresql')}?table={self.table}{pooled}{told}"
         with idemstore.open(self.url) as store:
             store.migrate()
 
