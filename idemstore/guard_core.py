@@ -33,6 +33,7 @@ from idemstore.errors import (
     UncarriedResult,
     UndecodableResult,
 )
+from idemstore.face import Face
 from idemstore.keepalive import Beat
 from idemstore.keys import KeyLike, encode_key, redact
 from idemstore.outcomes import (
@@ -48,7 +49,6 @@ from idemstore.outcomes import (
 )
 from idemstore.policy import Policy, StoreDown, Verdict
 from idemstore.running import BaseOperation, Home, current
-from idemstore.store import Face
 
 log: Final = logging.getLogger("idemstore.guard")
 

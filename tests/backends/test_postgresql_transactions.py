@@ -267,6 +267,19 @@ def test_old_snapshot_is_read_only(lab, caller):
     assert lab.store.get(key).record.token == successor.token
 
 
+def test_read_only_transaction(lab, caller):
+    """In a caller's read-only transaction replays are answered; what would write is one error, and changes nothing."""
+    finished, free = lab.key(), lab.key()
+    done(lab.store.complete(finished, claimed(lab.store.claim(finished)).token, b"r"))
+    caller.begin()
+    caller.execute("SET TRANSACTION READ ONLY")
+    mine = caller.store()
+    assert mine.claim(finished) == Completed(b"r")
+    assert "read-only" in str(raises(StoreUnavailable, partial(mine.claim, free)))
+    caller.rollback()
+    assert not lab.exists(free)
+
+
 def test_uncommitted_claim_is_waited_for(lab, caller):
     """Whoever claims a key that an open transaction has claimed waits for its end: rolled back, the key is theirs."""
     key = lab.key()
