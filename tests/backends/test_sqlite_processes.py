@@ -185,6 +185,12 @@ def test_a_signal_handler_may_raise_anywhere(subject, child, kind):
     ended(child("interrupted", subject.url if kind == "sqlite" else "memory://", 1500))
 
 
+def test_a_signal_handler_may_raise_anywhere_on_redis(child, server_pool, tmp_path):
+    """The same where connections of a pool are taken and given back: none of the two gets lost."""
+    prefix = tmp_path.name
+    ended(child("interrupted", f"{server_pool.get('redis').url}?max_connections=2&prefix={prefix}:", 1500))
+
+
 @pytest.mark.parametrize("kind", ["sqlite", "memory"])
 def test_a_signal_handler_may_call_the_store(subject, child, kind):
     """In the middle of a call of its own thread it is refused, since to wait would be for ever."""
