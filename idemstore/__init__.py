@@ -37,10 +37,11 @@ if TYPE_CHECKING:
     from idemstore.batch import Batch
     from idemstore.batch_core import Item
     from idemstore.exchange import Limits, Snapshot
+    from idemstore.face import Completion, Failure, Renewal
     from idemstore.guard import Guard
     from idemstore.policy import Keep, LeaseLoss, Policy, Release, Retry, StoreDown
     from idemstore.running import Operation, operation
-    from idemstore.store import Completion, Failure, Renewal, Store
+    from idemstore.store import Store
 
 __version__ = "0.1.0"
 
@@ -94,8 +95,8 @@ _LATE: Final = {
     "AsyncOperation": "idemstore.async_guard",
     "AsyncStore": "idemstore.async_store",
     "Batch": "idemstore.batch",
-    "Completion": "idemstore.store",
-    "Failure": "idemstore.store",
+    "Completion": "idemstore.face",
+    "Failure": "idemstore.face",
     "Guard": "idemstore.guard",
     "Item": "idemstore.batch_core",
     "Keep": "idemstore.policy",
@@ -104,7 +105,7 @@ _LATE: Final = {
     "Operation": "idemstore.running",
     "Policy": "idemstore.policy",
     "Release": "idemstore.policy",
-    "Renewal": "idemstore.store",
+    "Renewal": "idemstore.face",
     "Retry": "idemstore.policy",
     "Snapshot": "idemstore.exchange",
     "Store": "idemstore.store",

@@ -10,11 +10,11 @@ from idemstore.async_insist import outlast, to_the_end
 from idemstore.batch_core import NEVER_RAN, Ask, Item, Ran, Ready, Work, bounds
 from idemstore.checks import Duration
 from idemstore.errors import IdemstoreError, InvalidInput
+from idemstore.face import Failure
 from idemstore.guard_core import DOWN, log
 from idemstore.insist import pauses
 from idemstore.keys import KeyLike
 from idemstore.outcomes import Claimed
-from idemstore.store import Failure
 
 T = TypeVar("T")
 

@@ -72,14 +72,13 @@ def async_operation() -> AsyncOperation:
     return find(AsyncOperation, "async_operation", "an AsyncGuard")
 
 
-class AsyncGuard(GuardCore):
+class AsyncGuard(GuardCore[AsyncOperation]):
     """Run coroutine functions once for a key; for tasks of one event loop."""
 
     def __init__(self, store: AsyncStore, policy: Policy | None = None, codec: Codec[T] | None = None) -> None:
         """As ``Guard``."""
-        super().__init__(store, policy, codec)
+        super().__init__(store, async_keepalive(store), policy, codec)
         self.store = store
-        self.heartbeat = async_keepalive(store)
 
     async def call(self, key: KeyLike, fn: Callable[[], Awaitable[T]], *, fingerprint: bytes | None = None) -> T:
         """As ``Guard.call``; ``async_operation()`` gives attempt, fence and checkpoints."""
@@ -126,21 +125,9 @@ class AsyncGuard(GuardCore):
 
         await outlast(tell)
 
-    def begin(self, key: KeyLike, stored: str, claimed: Claimed) -> AsyncOperation:
-        """The operation of a claim, with its heartbeat."""
-        operation = AsyncOperation(self.home, self.store, key, stored, claimed)
-        if self.policy.heartbeat and operation.beat is not None:
-            self.heartbeat.add(operation.beat)
-        return operation
-
-    def unprotected(self, key: KeyLike, stored: str) -> AsyncOperation:
-        """The operation of a claim that the store could not take."""
-        return AsyncOperation(self.home, self.store, key, stored, None)
-
-    def drop(self, operation: BaseOperation) -> None:
-        """End its heartbeat; may be repeated."""
-        if operation.beat is not None:
-            self.heartbeat.drop(operation.beat)
+    def _operation(self, key: KeyLike, stored: str, claimed: Claimed | None) -> AsyncOperation:
+        """An async one."""
+        return AsyncOperation(self.home, self.store, key, stored, claimed)
 
     async def run(self, operation: AsyncOperation, fn: Callable[[], Awaitable[T]]) -> T:
         """As ``Guard.run``."""

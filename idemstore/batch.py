@@ -13,13 +13,13 @@ from idemstore.batch_core import NEVER_RAN, Ask, Ran, Ready, Work, bounds
 from idemstore.batch_core import Item as Item
 from idemstore.checks import Duration
 from idemstore.errors import IdemstoreError
+from idemstore.face import Failure
 from idemstore.guard import Guard
 from idemstore.guard_core import DOWN, log
 from idemstore.insist import last_try, pauses
 from idemstore.keys import KeyLike
 from idemstore.outcomes import Claimed
 from idemstore.running import Operation
-from idemstore.store import Failure
 
 T = TypeVar("T")
 

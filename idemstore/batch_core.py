@@ -8,13 +8,13 @@ from typing import Final, Generic, NamedTuple, TypeVar, cast
 from idemstore.checks import Duration, duration
 from idemstore.envelope import Sealed
 from idemstore.errors import GuardError, IdemstoreError, InvalidInput, ReplayedFailure, UncarriedResult
+from idemstore.face import MAX_BATCH, Completion, each
 from idemstore.guard_core import DOWN, GuardCore
 from idemstore.keys import KeyLike
 from idemstore.machine import MICROSECONDS
 from idemstore.outcomes import ClaimOutcome, Completed, Failed, SettleOutcome
 from idemstore.policy import Keep
 from idemstore.running import BaseOperation
-from idemstore.store import MAX_BATCH, Completion, each
 
 T = TypeVar("T")
 Op = TypeVar("Op", bound=BaseOperation)
@@ -95,7 +95,7 @@ class Work(Generic[T, Op]):
 
     def __init__(
         self,
-        guard: GuardCore,
+        guard: GuardCore[Op],
         keys: Sequence[KeyLike],
         fingerprints: Sequence[bytes | None] | None,
         limits: Bounds,

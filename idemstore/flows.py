@@ -4,12 +4,14 @@ A flow yields exchanges (and is sent their answers), ``ARM`` and ``Pause``. Rule
 nothing. The interpreters own the watch and close it however the flow ends.
 """
 
+import copy
 import time
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Final, Literal, NamedTuple, TypeVar
 
-from idemstore.errors import IdemstoreError
+from idemstore.errors import IdemstoreError, InvalidKey
 from idemstore.exchange import AsyncWatch, Exchange, Watch
+from idemstore.keys import KeyLike, encode_key, redact
 from idemstore.outcomes import ClaimOutcome, Failed, InFlight
 
 Q = TypeVar("Q")
@@ -192,3 +194,27 @@ def _read(exchange: Exchange[Q, R, T], reply: R | IdemstoreError) -> T | Exchang
         return exchange.parse(reply)
     except IdemstoreError as error:
         return error
+
+
+def named(
+    answers: list[T | IdemstoreError], keys: Sequence[KeyLike | None], key_bytes: int
+) -> list[T | IdemstoreError]:
+    """The answers of a batch, each error with the (redacted) key of its item, but for keys that are none.
+
+    Drivers give one error to all that it concerns: each further item gets a copy of it.
+    """
+    given: set[int] = set()
+    for index, answer in enumerate(answers):
+        key = keys[index]
+        if key is not None and isinstance(answer, IdemstoreError) and not isinstance(answer, InvalidKey):
+            error = answers[index] = _copied(answer) if id(answer) in given else answer
+            given.add(id(answer))
+            error.key = redact(encode_key(key, key_bytes))
+    return answers
+
+
+def _copied(error: IdemstoreError) -> IdemstoreError:
+    """The same error for another item."""
+    other = copy.copy(error)
+    other.__cause__ = error.__cause__
+    return other

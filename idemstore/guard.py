@@ -21,7 +21,7 @@ from idemstore.keepalive import keepalive
 from idemstore.keys import KeyLike, redact
 from idemstore.outcomes import DONE, Claimed, ClaimOutcome, SettleOutcome
 from idemstore.policy import Keep, Policy, Release, Retry, Verdict
-from idemstore.running import BaseOperation, Operation, current
+from idemstore.running import Operation, current
 from idemstore.store import Store
 
 P = ParamSpec("P")
@@ -31,16 +31,15 @@ UNFINISHED: Final = (CoroutineType, GeneratorType, AsyncGeneratorType)
 """What a function returns whose work has yet to be done."""
 
 
-class Guard(GuardCore):
+class Guard(GuardCore[Operation]):
     """Run functions once for a key, sync. Safe for many threads and across ``fork()``; several guards may share a
     store.
     """
 
     def __init__(self, store: Store, policy: Policy | None = None, codec: Codec[T] | None = None) -> None:
         """``codec``: how results are stored; JSON unless given, see ``idemstore.codec``."""
-        super().__init__(store, policy, codec)
+        super().__init__(store, keepalive(store), policy, codec)
         self.store = store
-        self.heartbeat = keepalive(store)
 
     def call(self, key: KeyLike, fn: Callable[[], T], *, fingerprint: bytes | None = None) -> T:
         """Run ``fn`` unless it ran before under ``key``; return its value, or the stored one.
@@ -88,21 +87,9 @@ class Guard(GuardCore):
             self.unsure.remember(stored, token)
             log.warning("the interrupted claim of %s could not be given back: %s", redact(stored), error)
 
-    def begin(self, key: KeyLike, stored: str, claimed: Claimed) -> Operation:
-        """The operation of a claim, with its heartbeat."""
-        running = Operation(self.home, self.store, key, stored, claimed)
-        if self.policy.heartbeat and running.beat is not None:
-            self.heartbeat.add(running.beat)
-        return running
-
-    def unprotected(self, key: KeyLike, stored: str) -> Operation:
-        """The operation of a claim that the store could not take."""
-        return Operation(self.home, self.store, key, stored, None)
-
-    def drop(self, running: BaseOperation) -> None:
-        """End its heartbeat; may be repeated."""
-        if running.beat is not None:
-            self.heartbeat.drop(running.beat)
+    def _operation(self, key: KeyLike, stored: str, claimed: Claimed | None) -> Operation:
+        """A sync one."""
+        return Operation(self.home, self.store, key, stored, claimed)
 
     def run(self, running: Operation, fn: Callable[[], T]) -> T:
         """Run the function; record its failure. Its heartbeat goes on until it is ``complete`` or failed."""

@@ -10,7 +10,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Final, Literal, TypeVar, assert_never, cast
+from typing import Final, Generic, Literal, Protocol, TypeVar, assert_never, cast
 
 from idemstore.binding import Binding, FingerprintOf, KeyOf, ScopeOf
 from idemstore.checks import Duration, new_token
@@ -33,6 +33,8 @@ from idemstore.errors import (
     UncarriedResult,
     UndecodableResult,
 )
+from idemstore.face import Face
+from idemstore.keepalive import Beat
 from idemstore.keys import KeyLike, encode_key, redact
 from idemstore.outcomes import (
     Abandoned,
@@ -47,11 +49,11 @@ from idemstore.outcomes import (
 )
 from idemstore.policy import Policy, StoreDown, Verdict
 from idemstore.running import BaseOperation, Home, current
-from idemstore.store import Face
 
 log: Final = logging.getLogger("idemstore.guard")
 
 T = TypeVar("T")
+Op = TypeVar("Op", bound=BaseOperation)
 
 MAX_UNSURE: Final = 10_000
 """Keys with claims that got no answer, whose tokens are remembered,"""
@@ -98,20 +100,53 @@ class Unsure:
                 tokens.append(token)
 
 
-class GuardCore:
+class Heartbeat(Protocol):
+    """What keeps leases alive: one per store, a thread or a task."""
+
+    def add(self, beat: Beat) -> None:
+        """Keep a lease."""
+        ...
+
+    def drop(self, beat: Beat) -> None:
+        """Keep it no longer; may be repeated."""
+        ...
+
+
+class GuardCore(Generic[Op]):
     """A store's face, a policy, a codec, and what follows from them."""
 
-    def __init__(self, store: Face, policy: Policy | None, codec: Codec[T] | None) -> None:
+    def __init__(self, store: Face, heartbeat: Heartbeat, policy: Policy | None, codec: Codec[T] | None) -> None:
         self.policy = policy if policy is not None else Policy()
         self.envelope = Envelope(
             JsonCodec() if codec is None else cast("Codec[object]", codec), store.limits.value_bytes
         )
+        self.heartbeat = heartbeat
         self.unsure = Unsure()
         self._face = store
         self._key_bytes = store.limits.key_bytes
         self.home = Home(store, self.envelope, self.policy.lease_seconds)
         self._closed = False
-        _guards.add(self)
+        _guards.add(cast("GuardCore[BaseOperation]", self))
+
+    def _operation(self, key: KeyLike, stored: str, claimed: Claimed | None) -> Op:
+        """The operation of a claim; None: of one that the store could not take."""
+        raise NotImplementedError
+
+    def begin(self, key: KeyLike, stored: str, claimed: Claimed) -> Op:
+        """The operation of a claim, with its heartbeat."""
+        running = self._operation(key, stored, claimed)
+        if self.policy.heartbeat and running.beat is not None:
+            self.heartbeat.add(running.beat)
+        return running
+
+    def unprotected(self, key: KeyLike, stored: str) -> Op:
+        """The operation of a claim that the store could not take."""
+        return self._operation(key, stored, None)
+
+    def drop(self, running: BaseOperation) -> None:
+        """End its heartbeat; may be repeated."""
+        if running.beat is not None:
+            self.heartbeat.drop(running.beat)
 
     def check_open(self) -> None:
         """Refuse to go on after ``close``."""
@@ -262,7 +297,7 @@ def nested(stored: str) -> NestedCall:
     )
 
 
-_guards: "weakref.WeakSet[GuardCore]" = weakref.WeakSet()
+_guards: "weakref.WeakSet[GuardCore[BaseOperation]]" = weakref.WeakSet()
 
 
 def _after_fork() -> None:

@@ -19,9 +19,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from idemstore.errors import IdemstoreError, StoreClosed, StoreMisbehaved
+from idemstore.face import MAX_BATCH, Face, Renewal
 from idemstore.keys import KeyLike, encode_key, redact
 from idemstore.outcomes import LeaseLost, SettleOutcome
-from idemstore.store import MAX_BATCH, Face, Renewal, Store
+from idemstore.store import Store
 
 log: Final = logging.getLogger("idemstore.guard")
 

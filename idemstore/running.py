@@ -11,12 +11,13 @@ from typing import Final, NamedTuple, TypeVar
 
 from idemstore.envelope import Envelope
 from idemstore.errors import ConfigurationError, LeaseLostError, OperationEnded
+from idemstore.face import Face
 from idemstore.insist import insist
 from idemstore.keepalive import Beat
 from idemstore.keys import KeyLike, redact
 from idemstore.outcomes import Claimed, LeaseLost, SettleOutcome
 from idemstore.policy import Verdict
-from idemstore.store import Face, Store
+from idemstore.store import Store
 
 
 class Home(NamedTuple):

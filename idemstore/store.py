@@ -1,209 +1,38 @@
-"""``Store``: the sync face over one dialect and one driver, and what it shares with ``AsyncStore``.
+"""``Store``: the sync face over one dialect and one driver.
 
-What both share, checking arguments and building exchanges, stands once in ``Face``. The faces only carry an exchange
-to the driver and read the reply. They also keep the rules that every family needs: a child of ``fork()`` opens its own
-connections, an async store stays on one event loop, and an error names the (redacted) key that it is about.
+It carries exchanges to the driver and reads the replies; what they say stands in ``face``. It also keeps the rules that
+every family needs: a child of ``fork()`` opens its own connections, and an error names the (redacted) key it is about.
 """
 
-import os
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from types import TracebackType
-from typing import Final, NamedTuple, Self, TypeVar, cast
+from typing import Self, TypeVar, cast
 
 from idemstore import checks, flows
 from idemstore.checks import Duration
-from idemstore.errors import IdemstoreError, InvalidInput, StoreClosed, StoreTimeout, UnsupportedMode
-from idemstore.exchange import Dialect, Driver, Exchange, Limits, Snapshot, Watch
+from idemstore.errors import IdemstoreError, StoreClosed, UnsupportedMode
+from idemstore.exchange import Dialect, Driver, Exchange, Snapshot, Watch
+from idemstore.face import (
+    DAY,
+    LEASE,
+    MAX_BATCH,
+    MIGRATE_TIMEOUT,
+    Ask,
+    Asks,
+    Completion,
+    Face,
+    Failure,
+    Renewal,
+    parents,
+)
 from idemstore.keys import KeyLike, encode_key, redact
-from idemstore.machine import Claim, Complete, Fail, Release, Renew
 from idemstore.outcomes import ClaimOutcome, SettleOutcome
 
 Q = TypeVar("Q")
 R = TypeVar("R")
 T = TypeVar("T")
-
-DAY: Final = 86400.0
-LEASE: Final = 30.0
-MAX_BATCH: Final = 500
-MIGRATE_TIMEOUT: Final = 120.0
-
-Ask = Exchange[object, object, T]
-
-
-class Completion(NamedTuple):
-    """One item of ``complete_many``."""
-
-    key: KeyLike
-    token: str
-    result: bytes
-
-
-class Failure(NamedTuple):
-    """One item of ``fail_many``; ``retry_after`` in seconds, None: final."""
-
-    key: KeyLike
-    token: str
-    result: bytes
-    retry_after: Duration | None = None
-
-
-class Renewal(NamedTuple):
-    """One item of ``renew_many``; ``lease`` in seconds."""
-
-    key: KeyLike
-    token: str
-    lease: Duration = LEASE
-    checkpoint: bytes | None = None
-
-
-class Face:
-    """What both modes share: a dialect, its limits, and how arguments become exchanges."""
-
-    def __init__(self, dialect: Dialect[Q, R], timeout: float, name: str) -> None:
-        self._dialect = cast("Dialect[object, object]", dialect)
-        self._limits: Limits = dialect.limits
-        self._key_bytes = dialect.limits.key_bytes
-        self._value_bytes = dialect.limits.value_bytes
-        self.timeout = timeout
-        self.name = name
-        self._closed = False
-        _stores.add(self)
-
-    def __repr__(self) -> str:
-        """Class and URL, without secrets."""
-        return f"{type(self).__name__}({self.name!r})"
-
-    @property
-    def limits(self) -> Limits:
-        """How long keys, and how large results and checkpoints, may be (bytes)."""
-        return self._limits
-
-    def after_fork(self) -> None:
-        """In a child process: forget what belongs to the parent."""
-        raise NotImplementedError
-
-    def _key(self, key: KeyLike) -> str:
-        return encode_key(key, self._key_bytes)
-
-    def _claim(
-        self,
-        key: str,
-        lease: Duration,
-        retention: Duration | None,
-        fingerprint: bytes | None,
-        token: str | None,
-        takeover: bool,
-    ) -> Ask[ClaimOutcome]:
-        event = Claim(
-            None if fingerprint is None else checks.fingerprint(fingerprint),
-            checks.new_token() if token is None else checks.token(token),
-            checks.duration("lease", lease),
-            checks.retention(retention),
-            takeover,
-        )
-        return self._dialect.claim(key, event)
-
-    def _complete(self, key: str, token: str, result: bytes, retention: Duration | None) -> Ask[SettleOutcome]:
-        data = checks.stored_bytes("result", result, self._value_bytes)
-        return self._dialect.complete(key, Complete(checks.token(token), data, checks.retention(retention)))
-
-    def _fail(
-        self, key: str, token: str, result: bytes, retention: Duration | None, retry_after: Duration | None
-    ) -> Ask[SettleOutcome]:
-        data = checks.stored_bytes("result", result, self._value_bytes)
-        kept = checks.retention(retention)
-        return self._dialect.fail(key, Fail(checks.token(token), data, kept, checks.back_off(retry_after, kept)))
-
-    def _renew(self, key: str, token: str, lease: Duration, checkpoint: bytes | None) -> Ask[SettleOutcome]:
-        if checkpoint is not None:
-            checks.stored_bytes("checkpoint", checkpoint, self._value_bytes)
-        return self._dialect.renew(key, Renew(checks.token(token), checks.duration("lease", lease), checkpoint))
-
-    def _claim_one(
-        self,
-        key: KeyLike,
-        lease: Duration,
-        retention: Duration | None,
-        fingerprint: bytes | None,
-        token: str | None,
-        takeover: bool,
-    ) -> Ask[ClaimOutcome]:
-        return self._claim(self._key(key), lease, retention, fingerprint, token, takeover)
-
-    def _complete_one(self, key: KeyLike, token: str, result: bytes, retention: Duration | None) -> Ask[SettleOutcome]:
-        return self._complete(self._key(key), token, result, retention)
-
-    def _claims(
-        self,
-        keys: Sequence[KeyLike],
-        fingerprints: Sequence[bytes | None] | None,
-        tokens: Sequence[str | None] | None,
-        lease: Duration,
-        retention: Duration | None,
-        takeover: bool,
-    ) -> list[Ask[ClaimOutcome] | IdemstoreError]:
-        digests = each("fingerprints", fingerprints, len(keys))
-        names = each("tokens", tokens, len(keys))
-        return [
-            _item(partial(self._claim_one, key, lease, retention, digest, token, takeover))
-            for key, digest, token in zip(keys, digests, names, strict=True)
-        ]
-
-    def _completions(
-        self, items: Iterable[Completion | tuple[KeyLike, str, bytes]], retention: Duration | None
-    ) -> list[Ask[SettleOutcome] | IdemstoreError]:
-        return [_item(partial(self._complete_one, key, token, result, retention)) for key, token, result in items]
-
-    def _fail_one(self, item: Failure, retention: Duration | None) -> Ask[SettleOutcome]:
-        return self._fail(self._key(item.key), item.token, item.result, retention, item.retry_after)
-
-    def _failures(
-        self, items: Iterable[Failure], retention: Duration | None
-    ) -> list[Ask[SettleOutcome] | IdemstoreError]:
-        return [_item(partial(self._fail_one, item, retention)) for item in items]
-
-    def _renew_one(self, item: Renewal) -> Ask[SettleOutcome]:
-        return self._renew(self._key(item.key), item.token, item.lease, item.checkpoint)
-
-    def _renewals(self, items: Iterable[Renewal]) -> list[Ask[SettleOutcome] | IdemstoreError]:
-        return [_item(partial(self._renew_one, item)) for item in items]
-
-    def _release(self, key: str, token: str) -> Ask[SettleOutcome]:
-        return self._dialect.release(key, Release(checks.token(token)))
-
-    def _release_one(self, key: KeyLike, token: str) -> Ask[SettleOutcome]:
-        return self._release(self._key(key), token)
-
-    def _releases(self, items: Iterable[tuple[KeyLike, str]]) -> list[Ask[SettleOutcome] | IdemstoreError]:
-        return [_item(partial(self._release_one, key, token)) for key, token in items]
-
-    def _left(self, deadline: float) -> float:
-        """Seconds left of a call that takes more than one round trip."""
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise StoreTimeout(f"{self.name} did not finish within {self.timeout:g} s: repeating the call is safe")
-        return left
-
-
-def each(name: str, values: Sequence[T | None] | None, count: int) -> Sequence[T | None]:
-    """One value for each key of a batch; None where none are given."""
-    if values is None:
-        return [None] * count
-    if len(values) != count:
-        raise InvalidInput(f"{count} keys came with {len(values)} {name}: give one for each key, or None")
-    return values
-
-
-def _item(build: Callable[[], Ask[T]]) -> Ask[T] | IdemstoreError:
-    """One item of a batch; bad input stays with its item."""
-    try:
-        return build()
-    except IdemstoreError as error:
-        return error
 
 
 class Store(Face):
@@ -213,6 +42,9 @@ class Store(Face):
     Durations are seconds or timedelta. Every operation is atomic by the server's clock, takes at most ``timeout``
     seconds, may be repeated safely, and raises an ``idemstore.errors.IdemstoreError``.
     """
+
+    _driver: Driver[object, object] | None = None
+    """Here, too: a fork may find a store that another thread is just making."""
 
     def __init__(
         self,
@@ -229,14 +61,13 @@ class Store(Face):
         super().__init__(dialect, timeout, name)
         self._connect = cast("Callable[[], Driver[object, object]]", connect)
         self._join = cast("Callable[[object], Driver[object, object]] | None", join)
-        self._driver: Driver[object, object] | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def after_fork(self) -> None:
         """A parent's connection, used or closed here, would speak on the parent's socket: put it aside for good."""
         parents.append(self._driver)
         self._driver = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def _live(self) -> Driver[object, object]:
         """The driver, made at first use."""
@@ -244,7 +75,8 @@ class Store(Face):
             if self._closed:
                 raise StoreClosed(f"{self!r} is closed: open a new store")
             if self._driver is None:
-                self._driver = self._connect()
+                driver = self._connect()
+                self._driver = self._driver or driver  # a signal handler may have been faster
             return self._driver
 
     def _ask(self, exchange: Ask[T], key: str | None = None, timeout: float | None = None) -> T:
@@ -262,10 +94,9 @@ class Store(Face):
             raise
         return answer  # pyright: ignore[reportReturnType] - it does not narrow a TypeVar
 
-    def _ask_many(
-        self, exchanges: Sequence[Ask[T] | IdemstoreError], timeout: float | None = None
-    ) -> list[T | IdemstoreError]:
+    def _ask_many(self, asks: Asks[T], timeout: float | None = None) -> list[T | IdemstoreError]:
         """Carry many exchanges in as few round trips as the driver can, within one deadline."""
+        keys, exchanges = asks
         driver = self._driver or self._live()
         deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
         steps = flows.batch(exchanges, MAX_BATCH)
@@ -274,8 +105,13 @@ class Store(Face):
             try:
                 requests = steps.send(replies) if replies is not None else next(steps)
             except StopIteration as stop:
-                return cast("list[T | IdemstoreError]", stop.value)
-            replies = driver.execute_many(requests, self._left(deadline))
+                return flows.named(cast("list[T | IdemstoreError]", stop.value), keys, self._key_bytes)
+            try:
+                replies = driver.execute_many(requests, self._left(deadline))
+            except IdemstoreError as error:
+                if replies is None:
+                    raise
+                replies = [error] * len(requests)  # what was answered before is not lost with what was not
 
     def claim(
         self,
@@ -298,7 +134,7 @@ class Store(Face):
         """
         stored = encode_key(key, self._key_bytes)
         exchange = self._claim(stored, lease, retention, fingerprint, token, takeover)
-        if not wait:
+        if wait == 0:
             return self._ask(exchange, stored)
         seconds = checks.seconds_to_wait(wait)
         return flows.run(
@@ -377,7 +213,7 @@ class Store(Face):
         """Renew many leases at once: one outcome or error for each, in order. ``timeout``: seconds for all of them, the
         store's unless given; a renewal that takes as long as the lease has come too late.
         """
-        return self._ask_many(self._renewals(items), timeout)
+        return self._ask_many(self._renewals(items), checks.timeout(timeout))
 
     def release_many(self, items: Iterable[tuple[KeyLike, str]]) -> list[SettleOutcome | IdemstoreError]:
         """Give many ``(key, token)`` back at once: one outcome or error for each, in order."""
@@ -433,18 +269,3 @@ class Store(Face):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """Close."""
         self.close()
-
-
-_stores: "weakref.WeakSet[Face]" = weakref.WeakSet()
-parents: list[object] = []
-"""In a child process: drivers of the parent, kept so that no finalizer closes the parent's connections."""
-
-
-def _after_fork() -> None:
-    """In a child process: every store starts over."""
-    for store in list(_stores):
-        store.after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -1,10 +1,14 @@
 """Redis when things go wrong: silence, broken connections, lost and late replies, refusals; calls keep their time."""
 
 import asyncio
+import gc
 import os
+import re
 import socket
 import threading
 import time
+import traceback
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from functools import partial
@@ -31,8 +35,17 @@ from idemstore.testing.families.redis import RedisSubject
 from idemstore.testing.proxy import Proxy
 from idemstore.testing.servers.process import free_port
 
+KEY, TOKEN = "whole-key", "secret-token"
+
 SLACK = 1.0
 """Seconds that a busy machine may add to a time-out."""
+
+
+@pytest.fixture(autouse=True)
+def tidy():
+    """What a test leaves open is told at its own end, not in some later test."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")
@@ -271,6 +284,18 @@ def test_odd_servers(lab, words, kind):
             assert [type(item) for item in store.claim_many(["k"])] == [kind]
 
 
+def test_a_refusal_that_repeats_the_arguments_is_not_logged(lab):
+    """A server without EVALSHA repeats what came with it; a logged traceback shows causes, too."""
+    word = b"-ERR unknown command 'EVALSHA', with args beginning with: 'idem:whole-key' 'secret-token' 'result'\r\n"
+    with closing(Odd([word])) as odd:
+        store = lab.open(f"redis://127.0.0.1:{odd.port}/0?timeout=2")
+        error = raises(StoreMisbehaved, partial(store.complete, KEY, TOKEN, b"result"))
+    shown = "".join(traceback.format_exception(error))
+    assert "unknown command" in shown
+    assert "secret-token" not in shown
+    assert "whole-key" not in shown
+
+
 def test_a_trickle_is_not_waited_for(lab):
     """A server that answers byte by byte keeps no call beyond its time-out."""
     with closing(Odd([b"*"] + [b"1"] * 100, pause=0.05)) as odd:
@@ -309,22 +334,40 @@ def test_a_frozen_server(lab, server):
 
 def test_a_full_pool_is_waited_for_in_time(lab, proxy):
     """Every connection in use: a further call waits for one, and times out in time, saying why."""
-    store = through(proxy, lab, "timeout=3&max_connections=2")
+    store = through(proxy, lab, "timeout=30&max_connections=2")
+    settings = getattr(store, "inner", store)
     proxy.stall()
     busy = [lab.background(partial(store.claim, lab.key())) for _ in range(2)]
     while proxy.connections < 2:
         time.sleep(0.01)
-    getattr(store, "inner", store).timeout = 0.3
+    settings.timeout = 0.3
     with within(0.3):
         error = raises(StoreTimeout, store.ping)
     assert "max_connections" in str(error)
-    for call in busy:
-        raises(StoreTimeout, call.result)
+    settings.timeout = 30
     proxy.resume()
+    assert all(isinstance(call.result(), Claimed) for call in busy)
     with ThreadPoolExecutor(20) as threads:
         outcomes = list(threads.map(lambda _: store.claim(lab.key()), range(100)))
     assert all(isinstance(outcome, Claimed) for outcome in outcomes)
     assert proxy.connections <= 2
+
+
+def test_a_store_that_is_closed_under_its_callers_keeps_no_connection(lab, proxy):
+    """Calls that still wait for a connection when the store is closed get their answer; nothing stays open after it."""
+    store = through(proxy, lab, "timeout=5&max_connections=1")
+    store.ping()
+    proxy.stall()
+    calls = [lab.background(partial(store.claim, lab.key())) for _ in range(3)]
+    time.sleep(0.2)  # nothing tells that a call waits for a connection
+    store.close()
+    proxy.resume()
+    for call in calls:
+        claimed(call.result())
+    deadline = time.monotonic() + 5
+    while proxy.connections and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert proxy.connections == 0
 
 
 def test_a_late_reply_goes_to_nobody(lab, proxy):
@@ -399,6 +442,31 @@ def test_cancelled_waiters_leave_the_pool_whole(subject, proxy):
                 assert await store.forget(f"pool-{number}")
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("kind", ["main", "tls"])
+def test_closing_needs_nothing_from_the_server(subject, server, kind):
+    """asyncio: connections that are idle, that hold unsent bytes and that never came about, are closed while the server
+    is silent (TLS would wait for its farewell), before their event loop ends.
+    """
+    base = f"{server.url}?" if kind == "main" else f"{server.endpoints['tls']}&"
+    port = re.search(r":(\d+)/", base)[1]
+
+    async def main(proxy):
+        url = base.replace(port, str(proxy.port), 1) + f"prefix={subject.prefix}&max_connections=3"
+        async with idemstore.open_async(url) as store:
+            assert len(await asyncio.gather(*(store.forget(f"idle-{number}") for number in range(2)))) == 2
+            proxy.stall()
+            store.timeout = 0.2
+            with pytest.raises(StoreTimeout):
+                await store.complete("idle-0", "token", bytes(2**24))
+            await asyncio.gather(*(store.claim("busy") for _ in range(3)), return_exceptions=True)
+
+    with warnings.catch_warnings(record=True) as seen, Proxy("127.0.0.1", int(port)) as proxy:
+        warnings.simplefilter("always")
+        asyncio.run(main(proxy))
+        gc.collect()
+    assert [str(warning.message) for warning in seen] == []
 
 
 # -- broken connections, lost replies ---------------------------------------------------------------------------------

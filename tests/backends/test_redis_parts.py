@@ -5,6 +5,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from queue import Empty
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,7 @@ from idemstore.backends.redis.faults import Fault
 from idemstore.backends.redis.options import Address, RedisOptions, Topology, read_target
 from idemstore.backends.redis.resp import LARGE, joined, pack, pack_after
 from idemstore.backends.redis.routing import Attempts, Batch
+from idemstore.backends.redis.sync_pool import Tickets
 from idemstore.errors import (
     CorruptRecord,
     IdemstoreError,
@@ -48,6 +50,8 @@ def target(url):
         ("rediss://h/", Topology.ONE, [("h", 6379)], True, 0),
         ("valkey://[::1]:7/3", Topology.ONE, [("::1", 7)], False, 3),
         ("valkeys://h", Topology.ONE, [("h", 6379)], True, 0),
+        ("valkey+cluster://h", Topology.CLUSTER, [("h", 6379)], False, 0),
+        ("valkeys+sentinel://h/1?service=m", Topology.SENTINEL, [("h", 26379)], True, 1),
         ("unix:///run/r.sock", Topology.ONE, [("/run/r.sock", 0)], False, 0),
         ("redis+unix:///run/r.sock?db=4", Topology.ONE, [("/run/r.sock", 0)], False, 4),
         ("redis+cluster://a,b:1", Topology.CLUSTER, [("a", 6379), ("b", 1)], False, 0),
@@ -114,6 +118,7 @@ def test_bad_urls(url):
         "rediss://h?cert_reqs=optional",
         "rediss://h?ca_certs=/no/such/file",
         "rediss://h?ssl_keyfile=/etc/hostname",
+        "rediss://h?ca_certs=/" + "long" * 200,
         "rediss://h?ca_certs=/etc&ssl_ca_certs=/etc",
         "redis://h?service=m",
         "redis://h?sentinel_password=x",
@@ -194,11 +199,11 @@ def test_requests():
     calls = {
         DIALECT.claim("k", CLAIM): (script.CLAIM, b"token", b"1", b"", b"f", b"1"),
         DIALECT.claim("k", Claim(None, "t", 2, 3, False)): (script.CLAIM, b"t", b"2", b"3", b"", b"0"),
-        DIALECT.complete("k", Complete("t", b"r", 5)): (script.COMPLETE, b"t", b"r", b"5"),
-        DIALECT.fail("k", Fail("t", b"r", None, 0)): (script.FAIL, b"t", b"r", b"", b"0"),
+        DIALECT.complete("k", Complete("t", b"r", 5)): (script.TELLING.complete, b"t", b"r", b"5"),
+        DIALECT.fail("k", Fail("t", b"r", None, 0)): (script.TELLING.fail, b"t", b"r", b"", b"0"),
         DIALECT.renew("k", Renew("t", 7)): (script.RENEW, b"t", b"7"),
         DIALECT.renew("k", Renew("t", 7, b"")): (script.RENEW, b"t", b"7", b""),
-        DIALECT.release("k", Release("t")): (script.RELEASE, b"t"),
+        DIALECT.release("k", Release("t")): (script.TELLING.release, b"t"),
         DIALECT.get("k"): (script.GET,),
     }
     for exchange, (use, *arguments) in calls.items():
@@ -212,7 +217,7 @@ def test_forgotten_script_is_sent_with_its_source():
     assert isinstance(again, Exchange)
     sent = b"".join(again.request.chunks)
     assert sent.startswith(b"*7\r\n$4\r\nEVAL\r\n")
-    assert script.COMPLETE.source in sent
+    assert script.TELLING.complete.source in sent
     assert again.parse(b"done") == Done()
     with pytest.raises(StoreMisbehaved):
         again.parse(NOSCRIPT)
@@ -387,3 +392,20 @@ def test_options_in_the_docs():
         r"^\| `([a-z_]+)` \|", (Path(__file__).parents[2] / "docs" / "redis.md").read_text(), re.MULTILINE
     )
     assert sorted(rows) == sorted(RedisOptions.__dataclass_fields__)
+
+
+def test_a_ticket_that_nobody_has_is_made_anew():
+    """A signal handler raised where it was just taken: the pool keeps its size, no more and no less."""
+    tickets = Tickets(2)
+    first = tickets.take()
+    tickets.take()  # lost
+    second = tickets.take()
+    with pytest.raises(Empty):
+        tickets.take()
+    tickets.give(first)
+    assert tickets.wait(0) is first
+    del second
+    third = tickets.take()
+    assert third is not first
+    with pytest.raises(Empty):
+        tickets.take()

@@ -252,6 +252,21 @@ def test_collection_spares_the_living(subject):
         assert store.purge() == 0
 
 
+def test_purge_deletes_what_it_reports(subject):
+    """No collection in passing goes with a purge, be it due (the first write of a process)."""
+    dialect = SqliteDialect(1000)
+    with idemstore.open(subject.url) as store:
+        keys = [f"key-{number}" for number in range(10)]
+        store.claim_many(keys, lease=1, retention=1)
+        for key in keys:
+            subject.age(key, 10)
+    with closing(SqliteDriver(Place(str(subject.path)), 1)) as driver:
+        claim = dialect.claim("new", Claim(None, "t", SECOND, SECOND))
+        _, gone = driver.execute_many([claim.request, dialect.purge(3).request], 5)
+    assert gone == 3
+    assert sum(subject.exists(key) for key in keys) == 7
+
+
 def test_purge_counts_over_transactions(subject):
     """More than one transaction's worth, and no more than was asked for."""
     with idemstore.open(subject.url) as store:

@@ -3,8 +3,10 @@
 ``broken://WAY/directory``: the machine and the dialect are those of the memory family; what is broken is the engine.
 """
 
+import os
 import pickle
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import idemstore
@@ -16,7 +18,7 @@ from idemstore.outcomes import ClaimOutcome, InFlight, SettleOutcome
 from idemstore.store import Store
 from idemstore.url import StoreUrl
 
-GAP = 0.02
+PATIENCE = 20.0
 
 
 class Forgetful(Engine):
@@ -27,23 +29,36 @@ class Forgetful(Engine):
 
 
 class Hasty(Engine):
-    """Shared by files, but reads and writes without a lock: two claims may read the same absence."""
+    """Shared by files, but reads and writes without a lock: two claims may read one absence; of one key they do."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__()
         self.directory = directory
 
     def apply(self, key: str, event: Event) -> ClaimOutcome | SettleOutcome:
-        """One step; the gap between reading and writing is held open, so that others get into it."""
+        """One step; between reading and writing others get in."""
         path = self.directory / key.replace(":", "-")
         before = pickle.loads(path.read_bytes()) if path.exists() else None
         after, outcome = step(before, event, time.time_ns() // 1000)
         if after is not before:
-            time.sleep(GAP)
+            if before is None:
+                self.meet(path.name)
             new = path.with_suffix(f".{time.monotonic_ns()}")
             new.write_bytes(pickle.dumps(after))
             new.rename(path)
         return outcome
+
+    def meet(self, name: str) -> None:
+        """Nobody writes the key that was first found absent before a second process has found it absent, too."""
+        place = self.directory / "meeting"
+        with suppress(FileExistsError):
+            place.symlink_to(name)
+        if place.readlink().name == name:
+            (self.directory / f"met-{os.getpid()}").touch()
+            deadline = time.monotonic() + PATIENCE
+            while len(list(self.directory.glob("met-*"))) < 2:
+                assert time.monotonic() < deadline, "no second process asks for that key"
+                time.sleep(0.005)
 
 
 class Stuck(Forgetful):

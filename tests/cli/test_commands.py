@@ -84,7 +84,7 @@ def test_purge_deletes_what_expired_and_nothing_else(cli: Cli, tmp_path: Path):
         some = cli("purge", subject.url, "--limit", "2")
         assert (some.returncode, some.stdout) == (0, "2 expired records deleted\n"), some.stderr
         rest = cli("purge", subject.url, "--limit", "2", "--all")
-        assert (rest.returncode, rest.stdout[-25:]) == (0, "expired records deleted\n".rjust(25)), rest.stderr
+        assert (rest.returncode, rest.stdout) == (0, "3 expired records deleted\n"), rest.stderr
         assert [key for key in ("live", *keys) if subject.exists(key)] == ["live"]
         assert store.get("live") is not None
 

@@ -4,10 +4,13 @@ import os
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from pages import PAGES, Block, blocks
+
+from idemstore import registry
 
 SERVER = "redis://localhost:6379/0"
 """What pages write for a Redis server; here it is the one of the test run."""
@@ -16,11 +19,17 @@ WITH_PYTHON = [page for page in PAGES if blocks(page, "python")]
 
 
 @pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty directory to run a page in; files of the page can be imported."""
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty directory to run a page in; files of the page can be imported. What the page registers, and what it
+    imports from there, is forgotten afterwards.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    return tmp_path
+    monkeypatch.setattr(registry, "_registered", {})
+    yield tmp_path
+    for name, module in list(sys.modules.items()):
+        if (getattr(module, "__file__", None) or "").startswith(f"{tmp_path}{os.sep}"):
+            del sys.modules[name]
 
 
 def written(page: Path, desk: Path) -> list[Block]:

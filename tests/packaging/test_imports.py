@@ -16,7 +16,8 @@ CORE = {
     "errors": set(),
     "machine": {"outcomes", "errors"},
     "exchange": {"machine", "outcomes", "errors"},
-    "flows": {"exchange", "machine", "outcomes", "errors"},
+    "keys": {"errors"},
+    "flows": {"exchange", "keys", "machine", "outcomes", "errors"},
 }
 """Which of each other the modules of the core may import."""
 

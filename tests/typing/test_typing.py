@@ -11,11 +11,14 @@ HERE = Path(__file__).parent
 
 
 @pytest.mark.timeout(300)
-def test_callers_are_typed() -> None:
-    """mypy, strict, over a caller's file: outcomes narrow, a match over all of them is complete, mistakes are found."""
+@pytest.mark.parametrize("name", ["usage.py", "guarded.py"])
+def test_callers_are_typed(name: str) -> None:
+    """mypy, strict, over a caller's file: outcomes narrow, a match over all of them is complete, decorated functions
+    keep their signatures, mistakes are found.
+    """
     pytest.importorskip("mypy")
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--warn-unused-ignores", str(HERE / "usage.py")],
+        [sys.executable, "-m", "mypy", "--strict", "--warn-unused-ignores", str(HERE / name)],
         capture_output=True,
         text=True,
         check=False,

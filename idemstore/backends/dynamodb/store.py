@@ -9,9 +9,10 @@ from idemstore.backends.dynamodb.dialect import DynamoDBDialect
 from idemstore.backends.dynamodb.messages import Params, Reply, Request
 from idemstore.checks import Duration
 from idemstore.exchange import AsyncDriver, Driver
+from idemstore.face import DAY
 from idemstore.keys import KeyLike, encode_key
 from idemstore.machine import Complete
-from idemstore.store import DAY, Store
+from idemstore.store import Store
 
 
 def _entry(

@@ -47,7 +47,8 @@ def _prepare(url: StoreUrl) -> tuple[Target, RedisDialect]:
 
     check_client()
     options = target.options
-    return target, RedisDialect(options.prefix, options.max_result, touch=options.replicas > 0)
+    dialect = RedisDialect(options.prefix, options.max_result, touch=options.replicas > 0, notify=options.notify)
+    return target, dialect
 
 
 backend: Final = RedisBackend()

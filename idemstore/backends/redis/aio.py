@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from redis.exceptions import AskError, MovedError, NoScriptError, ResponseError
 
+from idemstore.backends.redis.aio_listener import AsyncListener, AsyncRedisWatch
 from idemstore.backends.redis.aio_nodes import AsyncCluster, AsyncNodes, AsyncSingle
 from idemstore.backends.redis.aio_pool import AsyncLine, AsyncPool, ask
 from idemstore.backends.redis.dialect import NOSCRIPT, Reply, Request, wrote
-from idemstore.backends.redis.errors import CLIENT_ERRORS, fault
+from idemstore.backends.redis.errors import CLIENT_ERRORS, cause, fault
 from idemstore.backends.redis.faults import Failed, Fault, exhausted, final, not_replicated, timed_out
 from idemstore.backends.redis.options import Target, Topology
 from idemstore.backends.redis.resp import joined
@@ -41,6 +42,8 @@ class AsyncRedisDriver:
         self._target = target
         self._replicas = target.options.replicas
         self._nodes: AsyncNodes = AsyncCluster(target) if target.topology is Topology.CLUSTER else AsyncSingle(target)
+        self._prefix = target.options.prefix.encode()
+        self._listener = AsyncListener(self._separate) if target.options.notify else None
 
     async def execute(self, request: Request, timeout: float) -> Reply:
         """Carry one request, again where its reply was lost or the server asks for it, until the deadline."""
@@ -54,7 +57,7 @@ class AsyncRedisDriver:
                     except Failed as failed:
                         pause = call.after(failed.fault)
                         if pause is None:
-                            raise call.verdict(failed.fault.error) from failed.__cause__
+                            raise call.verdict(failed.fault.error) from cause(failed)
                     await asyncio.sleep(pause)
         except TimeoutError:
             raise call.verdict(call.late()) from None
@@ -216,10 +219,18 @@ class AsyncRedisDriver:
             except Failed as failed:
                 batch.fail([index], failed.fault)
 
-    def watch(self, key: str) -> AsyncSleepWatch:
-        """Nobody tells of changes: waiters poll."""
-        return AsyncSleepWatch()
+    def watch(self, key: str) -> AsyncRedisWatch | AsyncSleepWatch:
+        """As ``sync.RedisDriver.watch``."""
+        if self._listener is None:
+            return AsyncSleepWatch()
+        return AsyncRedisWatch(self._listener, self._prefix + key.encode())
+
+    async def _separate(self, deadline: float) -> AsyncLine:
+        """As ``sync.RedisDriver._separate``."""
+        return await (await self._nodes.pool(self._prefix, deadline)).separate(deadline)
 
     async def close(self) -> None:
         """Close every connection."""
+        if self._listener is not None:
+            await self._listener.close()
         await self._nodes.close()

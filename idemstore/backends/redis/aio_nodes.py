@@ -96,6 +96,9 @@ class AsyncSingle:
         except CLIENT_ERRORS as error:
             await line.disconnect(nowait=True)
             raise Failed(fault(error, master)) from error
+        except BaseException:
+            await line.disconnect(nowait=True)
+            raise
         if not routing.is_master(role):
             await line.disconnect(nowait=True)
             raise unavailable(no_master(self._service, f"{master} is not one yet"))

@@ -38,22 +38,43 @@ class AsyncLine(Protocol):
         """Read one reply; raise it where it is an error."""
 
 
-class _TcpLine(redis.asyncio.Connection):
+class _Closing(Protocol):
+    """What a connection class of redis-py lets its subclasses replace."""
+
+    async def disconnect(self, nowait: bool = False, **why: object) -> None: ...
+
+
+class _Prompt:
+    """Mixed in front of a connection class of redis-py: closed is closed.
+
+    A transport that is asked to close first sends what it still holds, and one of TLS then waits for the server's
+    farewell. From a server that is silent neither comes: the socket would stay open, a command that was given up might
+    still arrive, and the event loop might end before. So the farewell is sent if it can be at once, no more.
+    """
+
+    generation = 0
+    _writer: asyncio.StreamWriter | None
+
+    async def disconnect(self, nowait: bool = False, **why: object) -> None:
+        """Close the socket; redis-py itself calls this, too, where a read or a write failed or was cancelled."""
+        writer = self._writer
+        try:
+            await cast("_Closing", super()).disconnect(nowait=True, **why)
+        finally:
+            if writer is not None:
+                writer.transport.abort()
+
+
+class _TcpLine(_Prompt, redis.asyncio.Connection):  # type: ignore[misc]
     """Over TCP."""
 
-    generation = 0
 
-
-class _TlsLine(redis.asyncio.SSLConnection):
+class _TlsLine(_Prompt, redis.asyncio.SSLConnection):  # type: ignore[misc]
     """Over TLS."""
 
-    generation = 0
 
-
-class _UnixLine(redis.asyncio.UnixDomainSocketConnection):
+class _UnixLine(_Prompt, redis.asyncio.UnixDomainSocketConnection):  # type: ignore[misc]
     """Over a Unix socket."""
-
-    generation = 0
 
 
 _LINES: Final = {TLS: _TlsLine, UNIX: _UnixLine}
@@ -91,6 +112,7 @@ class AsyncPool:
         self._idle: list[AsyncLine] = []
         self._permits = asyncio.Semaphore(size)
         self._generation = 0
+        self._closed = False
 
     @property
     def generation(self) -> int:
@@ -116,9 +138,13 @@ class AsyncPool:
         line.generation = generation
         return line
 
+    async def separate(self, deadline: float) -> AsyncLine:
+        """A connection beside the pool."""
+        return await self._connect(deadline)
+
     async def give(self, line: AsyncLine) -> None:
         """Back, with no reply outstanding."""
-        if line.generation == self._generation:
+        if line.generation == self._generation and not self._closed:
             self._idle.append(line)
             self._permits.release()
         else:
@@ -132,10 +158,15 @@ class AsyncPool:
     async def renew(self, generation: int) -> None:
         """As ``sync_pool.Pool.renew``."""
         if generation == self._generation:
-            await self.close()
+            await self._clear()
 
     async def close(self) -> None:
-        """Close every connection, those in use when they come back."""
+        """As ``sync_pool.Pool.close``."""
+        self._closed = True
+        await self._clear()
+
+    async def _clear(self) -> None:
+        """End a generation."""
         self._generation += 1
         while self._idle:
             await self._idle.pop().disconnect(nowait=True)

@@ -66,12 +66,15 @@ def wrote(reply: Reply) -> bool:
 
 
 class RedisDialect:
-    """The operations. ``touch``: a re-sent call writes its record again, so that WAIT has something to wait for."""
+    """The operations. ``touch``: a re-sent call writes its record again, so that WAIT has something to wait for.
+    ``notify``: whatever ends a claim wakes its waiters.
+    """
 
-    def __init__(self, prefix: str, value_bytes: int, touch: bool = False) -> None:
+    def __init__(self, prefix: str, value_bytes: int, touch: bool = False, notify: bool = True) -> None:
         self.prefix = prefix.encode()
         self.limits = Limits(KEY_BYTES, value_bytes)
         self._touch: Final = (b"1",) if touch else ()
+        self._settling: Final = script.TELLING if notify else script.SILENT
 
     def _call(self, use: Script, key: str, arguments: tuple[bytes, ...], read: Callable[[Reply], T]) -> Ask[T]:
         """By digest first; by source where that is needed."""
@@ -93,12 +96,14 @@ class RedisDialect:
     def complete(self, key: str, event: Complete) -> Ask[SettleOutcome]:
         """``scripts/complete.lua``."""
         arguments = (event.token.encode(), event.result, _optional(event.retention), *self._touch)
-        return self._call(script.COMPLETE, key, arguments, _settled)
+        return self._call(self._settling.complete, key, arguments, _settled)
 
     def fail(self, key: str, event: Fail) -> Ask[SettleOutcome]:
         """``scripts/fail.lua``."""
         times = _optional(event.retention), _optional(event.retry_after)
-        return self._call(script.FAIL, key, (event.token.encode(), event.result, *times, *self._touch), _settled)
+        return self._call(
+            self._settling.fail, key, (event.token.encode(), event.result, *times, *self._touch), _settled
+        )
 
     def renew(self, key: str, event: Renew) -> Ask[SettleOutcome]:
         """``scripts/renew.lua``."""
@@ -107,7 +112,7 @@ class RedisDialect:
 
     def release(self, key: str, event: Release) -> Ask[SettleOutcome]:
         """``scripts/release.lua``."""
-        return self._call(script.RELEASE, key, (event.token.encode(),), _settled)
+        return self._call(self._settling.release, key, (event.token.encode(),), _settled)
 
     def get(self, key: str) -> Ask[Snapshot | None]:
         """``scripts/get.lua``."""

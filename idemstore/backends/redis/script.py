@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Final
+from typing import Final, NamedTuple
 
 from idemstore.backends.redis.resp import Chunks, bulk, pack_after
 
@@ -38,18 +38,32 @@ class Script:
 _MOST: Final = 6
 
 
-def script(name: str, head: str = "record") -> Script:
-    """Read ``scripts/<name>.lua`` and put the head in front (``""``: none)."""
-    source = (_read(head) + b"\n" if head else b"") + _read(name)
+_SILENT: Final = b"local function tell() end\n"
+"""In place of ``tell.lua`` where waiters are not notified."""
+
+
+def script(name: str, *heads: bytes) -> Script:
+    """Read ``scripts/<name>.lua`` and put the heads in front."""
+    source = b"\n".join((*heads, _read(name)))
     digest = hashlib.sha1(source, usedforsecurity=False).hexdigest()
     tail = b"$7\r\nEVALSHA\r\n" + bulk(digest.encode()) + bulk(b"1")
     return Script(name, source, digest, tuple(b"*%d\r\n%b" % (count + 4, tail) for count in range(_MOST + 1)))
 
 
-CLAIM: Final = script("claim")
-COMPLETE: Final = script("complete")
-FAIL: Final = script("fail")
-RENEW: Final = script("renew")
-RELEASE: Final = script("release")
-GET: Final = script("get")
-PING: Final = script("ping", head="")
+class Settling(NamedTuple):
+    """The scripts that end a claim."""
+
+    complete: Script
+    fail: Script
+    release: Script
+
+
+_HEAD: Final = _read("record")
+
+CLAIM: Final = script("claim", _HEAD)
+RENEW: Final = script("renew", _HEAD)
+GET: Final = script("get", _HEAD)
+PING: Final = script("ping")
+TELLING: Final = Settling(*(script(name, _HEAD, _read("tell")) for name in Settling._fields))
+"""They publish to the channel that waiters listen to."""
+SILENT: Final = Settling(*(script(name, _HEAD, _SILENT) for name in Settling._fields))

@@ -7,11 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from redis.exceptions import AskError, MovedError, NoScriptError, ResponseError
 
 from idemstore.backends.redis.dialect import NOSCRIPT, Reply, Request, wrote
-from idemstore.backends.redis.errors import CLIENT_ERRORS, fault
+from idemstore.backends.redis.errors import CLIENT_ERRORS, cause, fault
 from idemstore.backends.redis.faults import Failed, Fault, final, not_replicated
 from idemstore.backends.redis.options import Target, Topology
 from idemstore.backends.redis.resp import joined
 from idemstore.backends.redis.routing import Attempts, Batch, wait_milliseconds
+from idemstore.backends.redis.sync_listener import Listener, RedisWatch
 from idemstore.backends.redis.sync_nodes import Cluster, Nodes, Single, ask
 from idemstore.backends.redis.sync_pool import Line, Pool
 from idemstore.errors import IdemstoreError, StoreTimeout
@@ -25,6 +26,8 @@ class RedisDriver:
         self._topology = target.topology
         self._replicas = target.options.replicas
         self._nodes: Nodes = Cluster(target) if target.topology is Topology.CLUSTER else Single(target)
+        self._prefix = target.options.prefix.encode()
+        self._listener = Listener(self._separate) if target.options.notify else None
 
     def execute(self, request: Request, timeout: float) -> Reply:
         """Carry one request, again where its reply was lost or the server asks for it, until the deadline."""
@@ -35,7 +38,7 @@ class RedisDriver:
             except Failed as failed:
                 pause = attempts.after(failed.fault)
                 if pause is None:
-                    raise attempts.verdict(failed.fault.error) from failed.__cause__
+                    raise attempts.verdict(failed.fault.error) from cause(failed)
             time.sleep(pause)
 
     def _send(self, pool: Pool, request: Request, attempts: Attempts, asking: bool = False) -> Reply:
@@ -189,10 +192,16 @@ class RedisDriver:
             except Failed as failed:
                 batch.fail([index], failed.fault)
 
-    def watch(self, key: str) -> SleepWatch:
-        """Nobody tells of changes: waiters poll."""
-        return SleepWatch()
+    def watch(self, key: str) -> RedisWatch | SleepWatch:
+        """Told by pub/sub, unless ``notify=0``."""
+        return SleepWatch() if self._listener is None else RedisWatch(self._listener, self._prefix + key.encode())
+
+    def _separate(self, deadline: float) -> Line:
+        """A connection for the listener: in a cluster to any node, since they tell one another."""
+        return self._nodes.pool(self._prefix, deadline).separate(deadline)
 
     def close(self) -> None:
         """Close every connection."""
+        if self._listener is not None:
+            self._listener.close()
         self._nodes.close()

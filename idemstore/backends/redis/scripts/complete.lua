@@ -28,4 +28,5 @@ else
   redis.call('HDEL', key, 'lease_until', 'checkpoint', 'expires_at')
   reclaim()
 end
+tell()
 return redis.status_reply('done')

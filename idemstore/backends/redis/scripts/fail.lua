@@ -32,4 +32,5 @@ end
 redis.call('HSET', key, unpack(written))
 redis.call('HDEL', key, unpack(obsolete))
 reclaim(retention and now + retention, expires_at)
+tell()
 return redis.status_reply('done')

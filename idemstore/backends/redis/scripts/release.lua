@@ -10,4 +10,5 @@ if token ~= ARGV[1] or state ~= 'in-flight' then
   return redis.status_reply('lost')
 end
 redis.call('DEL', key)
+tell()
 return redis.status_reply('done')
