@@ -124,7 +124,7 @@ class AsyncStore(Face):
         """As ``Store.claim``."""
         stored = self._key(key)
         exchange = self._claim(stored, lease, retention, fingerprint, token, takeover)
-        if not wait:
+        if wait == 0:
             return await self._ask(exchange, stored)
         seconds = checks.seconds_to_wait(wait)
         return await flows.run_async(
@@ -197,7 +197,7 @@ class AsyncStore(Face):
         self, items: Iterable[Renewal], *, timeout: float | None = None
     ) -> list[SettleOutcome | IdemstoreError]:
         """As ``Store.renew_many``."""
-        return await self._ask_many(self._renewals(items), timeout)
+        return await self._ask_many(self._renewals(items), checks.timeout(timeout))
 
     async def release_many(self, items: Iterable[tuple[KeyLike, str]]) -> list[SettleOutcome | IdemstoreError]:
         """As ``Store.release_many``."""
@@ -238,7 +238,10 @@ class AsyncStore(Face):
         return AsyncStore(self._dialect, lambda: wrap(connect()), timeout=self.timeout, name=self.name, join=self._join)
 
     async def close(self) -> None:
-        """As ``Store.close``; on the store's own loop."""
+        """As ``Store.close``; on the store's own loop, or after that was closed: then nothing is left to be told."""
+        if self._loop is not None and self._loop.is_closed():
+            self._closed, self._driver = True, None
+            return
         driver = self._live() if self._driver is not None else None
         self._closed, self._driver = True, None
         if driver is not None:

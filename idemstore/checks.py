@@ -82,6 +82,13 @@ def seconds_to_wait(value: Duration) -> float:
     return wait
 
 
+def timeout(value: float | None) -> float | None:
+    """A time-out in seconds, up to a day; None: the store's."""
+    if value is None or (isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= MAX_WAIT):
+        return value
+    raise InvalidInput(f"timeout is {value!r:.60}: give seconds, up to {MAX_WAIT:.0f} (a day), or None for the store's")
+
+
 def token(value: str) -> str:
     """A token: 1 to 128 printable ASCII characters."""
     if not isinstance(value, str) or not (0 < len(value) <= MAX_TOKEN and value.isascii() and value.isprintable()):

@@ -61,13 +61,13 @@ class Store(Face):
         super().__init__(dialect, timeout, name)
         self._connect = cast("Callable[[], Driver[object, object]]", connect)
         self._join = cast("Callable[[object], Driver[object, object]] | None", join)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def after_fork(self) -> None:
         """A parent's connection, used or closed here, would speak on the parent's socket: put it aside for good."""
         parents.append(self._driver)
         self._driver = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def _live(self) -> Driver[object, object]:
         """The driver, made at first use."""
@@ -75,7 +75,8 @@ class Store(Face):
             if self._closed:
                 raise StoreClosed(f"{self!r} is closed: open a new store")
             if self._driver is None:
-                self._driver = self._connect()
+                driver = self._connect()
+                self._driver = self._driver or driver  # a signal handler may have been faster
             return self._driver
 
     def _ask(self, exchange: Ask[T], key: str | None = None, timeout: float | None = None) -> T:
@@ -133,7 +134,7 @@ class Store(Face):
         """
         stored = encode_key(key, self._key_bytes)
         exchange = self._claim(stored, lease, retention, fingerprint, token, takeover)
-        if not wait:
+        if wait == 0:
             return self._ask(exchange, stored)
         seconds = checks.seconds_to_wait(wait)
         return flows.run(
@@ -212,7 +213,7 @@ class Store(Face):
         """Renew many leases at once: one outcome or error for each, in order. ``timeout``: seconds for all of them, the
         store's unless given; a renewal that takes as long as the lease has come too late.
         """
-        return self._ask_many(self._renewals(items), timeout)
+        return self._ask_many(self._renewals(items), checks.timeout(timeout))
 
     def release_many(self, items: Iterable[tuple[KeyLike, str]]) -> list[SettleOutcome | IdemstoreError]:
         """Give many ``(key, token)`` back at once: one outcome or error for each, in order."""

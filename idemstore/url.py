@@ -44,8 +44,10 @@ class StoreUrl:
         return self.scheme.partition("+")[2] or None
 
     def __str__(self) -> str:
-        """The URL for people: no password, and no option value, since some are secrets."""
-        user = "" if self.username is None and self.password is None else f"{self.username or ''}"
+        """The URL for people: no password, and no option value, since some are secrets. A user without a password may
+        be a password that lacks its colon.
+        """
+        user = "***" if self.username and self.password is None else self.username or ""
         secret = ":***" if self.password is not None else ""
         at = "@" if user or secret else ""
         hosts = ",".join(_host_text(host) for host in self.hosts)

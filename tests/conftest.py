@@ -38,21 +38,6 @@ def make_subject(server_pool: ServerPool, tmp_path_factory: pytest.TempPathFacto
         subject.close()
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests of a mode that a family does not have."""
-    without = [item for item in items if _lacks_mode(item)]
-    if without:
-        config.hook.pytest_deselected(items=without)
-        items[:] = [item for item in items if item not in set(without)]
-
-
-def _lacks_mode(item: pytest.Item) -> bool:
-    """Whether it would run in sync mode on a family that is async only."""
-    params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-    family = families.FAMILIES.get(str(params.get("subject")))
-    return family is not None and not family.sync and params.get("mode") == "sync"
-
-
 @pytest.fixture(scope="module", params=families.names())
 def subject(request: pytest.FixtureRequest, make_subject: MakeSubject) -> Subject:
     """Each family."""
