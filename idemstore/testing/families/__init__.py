@@ -43,8 +43,6 @@ class Family(NamedTuple):
     """Whether it has a sync mode, besides the async one that all have."""
     many: int = 620
     """How many keys a big batch has; more than one request takes, but where batches are slow."""
-    preview: bool = False
-    """Not released yet: tests run on it only where IDEMSTORE_SUBJECTS names it."""
     extra: bool = False
     """Repeats what others show, on one more pair of server and client: tests run on it only where it is named, too."""
     part: tuple[str, ...] = ()
@@ -113,10 +111,10 @@ def takes(name: str, mode: str, topic: str) -> bool:
 
 
 def names() -> list[str]:
-    """The subjects that tests run on: those that IDEMSTORE_SUBJECTS names, or all that are released and there."""
+    """The subjects that tests run on: those that IDEMSTORE_SUBJECTS names, or all that are there but the extra ones."""
     asked = named()
-    released = [name for name, family in FAMILIES.items() if not (family.preview or family.extra)]
-    there = [name for name in released if find_spec(f"{__name__}.{FAMILIES[name].module}") is not None]
+    usual = [name for name, family in FAMILIES.items() if not family.extra]
+    there = [name for name in usual if find_spec(f"{__name__}.{FAMILIES[name].module}") is not None]
     return asked or there
 
 
