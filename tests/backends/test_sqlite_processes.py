@@ -1,5 +1,6 @@
 """SQLite under many threads and processes: storms, kills, and forks."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import idemstore
+from idemstore.backends.sqlite import forking
 from idemstore.outcomes import Claimed, Completed, InFlight
 from idemstore.testing.families.sqlite import SqliteSubject
 
@@ -197,3 +199,63 @@ def test_a_signal_handler_may_call_the_store(subject, child, kind):
     answers = set(ended(child("nested", subject.url if kind == "sqlite" else "memory://")).split())
     assert "StoreUnavailable" in answers or kind == "memory"  # there the handler seldom meets the middle of a call
     assert answers <= {"StoreUnavailable", "int"}
+
+
+class Grave:
+    """A connection that takes its time to close."""
+
+    def __init__(self):
+        self.closing, self.go, self.closed = threading.Event(), threading.Event(), False
+
+    def close(self):
+        self.closing.set()
+        assert self.go.wait(30)
+        self.closed = True
+
+
+def test_a_fork_waits_for_a_connection_that_is_being_closed():
+    """A session is collected in another thread: the child must not inherit SQLite's locks in the middle of that."""
+    grave, children = Grave(), []
+
+    def fork():
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        children.append(child)
+
+    digger, forker = threading.Thread(target=forking.bury, args=("a", grave)), threading.Thread(target=fork)
+    digger.start()
+    assert grave.closing.wait(30)
+    forker.start()
+    forker.join(0.2)
+    assert children == []
+    grave.go.set()
+    forker.join(30)
+    digger.join(30)
+    assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 0
+    assert grave.closed
+
+
+def test_a_session_that_ends_during_a_fork_is_closed_behind_it():
+    """Finalizers never wait: not for a fork that is being made either."""
+    grave = Grave()
+    grave.go.set()
+    forking._before()
+    digger = threading.Thread(target=forking.bury, args=("a", grave))
+    digger.start()
+    digger.join(30)
+    assert not grave.closed
+    forking._after()
+    assert grave.closed
+
+
+def test_a_collected_session_closes_its_connection_through_the_grave(subject, monkeypatch):
+    """Whoever forgets to close a store, and in whatever thread it is collected."""
+    buried = []
+    monkeypatch.setattr(forking, "bury", lambda path, connection: buried.append((path, connection)))
+    store = idemstore.open(subject.url)
+    store.ping()
+    del store
+    gc.collect()
+    assert [path for path, _ in buried] == [str(subject.path)]
+    buried[0][1].close()

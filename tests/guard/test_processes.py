@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -87,6 +88,7 @@ def in_child(work: Callable[[], object]) -> object:
     child = os.fork()
     if child == 0:
         code = 1
+        signal.alarm(60)  # a child that hangs ends, and its parent is told
         try:
             os.close(reading)
             answer = json.dumps(work())

@@ -142,6 +142,12 @@ class Session:
         """See ``forking``."""
         return self._connection is not None
 
+    def __del__(self) -> None:
+        """See ``forking.bury``."""
+        connection = getattr(self, "_connection", None)
+        if connection is not None:
+            forking.bury(self.path, connection)
+
     # -- the connection ---------------------------------------------------------------------------------------------
 
     def _live(self) -> sqlite3.Connection:
