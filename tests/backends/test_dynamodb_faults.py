@@ -244,10 +244,10 @@ def test_answers_that_only_aws_gives(lab, code, status, kind, tries):
         raises(kind, partial(store.claim, "k"))
 
 
-def test_slow_reply_keeps_the_deadline(lab):
-    """A reply that comes byte by byte does not hold a call beyond its time."""
-    body = b"x" * 100_000
-    head = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"
+@pytest.mark.parametrize("at_once", [0, 41, 39_000])
+def test_slow_reply_keeps_the_deadline(lab, at_once):
+    """A reply that comes byte by byte, from its first byte or somewhere in its body, does not hold a call up."""
+    reply = b"HTTP/1.1 200 OK\r\nContent-Length: 40000\r\n\r\n" + b"x" * 40_000
     stop = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(10)
@@ -257,11 +257,11 @@ def test_slow_reply_keeps_the_deadline(lab):
                 connection, _ = listener.accept()
                 with connection:
                     connection.recv(65536)
-                    connection.sendall(head)
-                    for start in range(0, len(body), 7000):
+                    connection.sendall(reply[:at_once])
+                    for start in range(at_once, len(reply)):
                         if stop.wait(0.2):
                             return
-                        connection.sendall(body[start : start + 7000])
+                        connection.sendall(reply[start : start + 1])
             except OSError:
                 return
 

@@ -351,6 +351,24 @@ def test_large_response_at_once():
     assert response.body == bytes(3_000_000)
 
 
+@pytest.mark.parametrize("name", WHOLE_RESPONSES)
+def test_more_than_a_response(name):
+    """What stands behind a response in the same packet must not be lost or read as the next one: no reuse."""
+    response = Response()
+    assert response.feed(WHOLE_RESPONSES[name][0] + HEAD)
+    assert (response.body, response.keeps) == (b"hello", False)
+
+
+@pytest.mark.parametrize("name", WHOLE_RESPONSES)
+def test_interim_response(name):
+    """An interim response (a proxy's 100 or 103) is not the response."""
+    data, keeps = WHOLE_RESPONSES[name]
+    response = Response()
+    assert not response.feed(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early")
+    assert response.feed(b" Hints\r\nlink: x\r\n\r\n" + data)
+    assert (response.status, response.body, response.keeps) == (200, b"hello", keeps)
+
+
 def test_response_that_ends_with_its_connection():
     """Without a length the end of the connection is the body's; with one it comes too early."""
     open_ended, cut = Response(), Response()

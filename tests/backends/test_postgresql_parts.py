@@ -572,9 +572,18 @@ def test_pool_reuses_the_last():
 def test_pool_is_bounded():
     """Beyond its size a caller waits until its deadline, and is told what to do."""
     pool = Pool(1, "store", lambda deadline: FakeLine())
-    pool.take(soon())
+    line = pool.take(soon())
     with pytest.raises(StoreTimeout, match=r"\?pool="):
         pool.take(soon())
+    assert not line.closed
+
+
+def test_pool_counts_what_was_torn_off():
+    """A connection that nobody has any more, since its call was interrupted as it got it, gives its place back."""
+    pool = Pool(1, "store", lambda deadline: FakeLine())
+    pool.take(soon())
+    pool.give(pool.take(soon()))
+    assert pool.take(soon())
 
 
 def test_pool_hands_over():

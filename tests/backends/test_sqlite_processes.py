@@ -193,6 +193,12 @@ def test_a_signal_handler_may_raise_anywhere_on_redis(child, server_pool, tmp_pa
     ended(child("interrupted", f"{server_pool.get('redis').url}?max_connections=2&prefix={prefix}:", 1500))
 
 
+def test_a_signal_handler_may_raise_anywhere_on_postgresql(child, server_pool, tmp_path):
+    """The same over psycopg and a pool of our own."""
+    url = f"{server_pool.get('postgresql').url}?pool=2&migrate=1&table={tmp_path.name[:40].replace('-', '_')}"
+    ended(child("interrupted", url, 1500))
+
+
 @pytest.mark.parametrize("kind", ["sqlite", "memory"])
 def test_a_signal_handler_may_call_the_store(subject, child, kind):
     """In the middle of a call of its own thread it is refused, since to wait would be for ever."""

@@ -5,7 +5,6 @@ signed, and hands back what botocore parses; retries and their pauses stay botoc
 body. With a proxy in the environment botocore's own sender is used instead.
 """
 
-import http.client
 import socket
 import ssl
 import threading
@@ -18,7 +17,7 @@ from botocore import exceptions as aws  # type: ignore[import-untyped]
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse  # type: ignore[import-untyped]
 from urllib3.util import wait_for_read
 
-from idemstore.backends.dynamodb.wire import request_bytes
+from idemstore.backends.dynamodb.wire import NotHTTP, Response, request_bytes
 
 CHUNK: Final = 65536
 FINAL_SHARE: Final = 0.5
@@ -73,21 +72,21 @@ class Sender:
         """Send on an idle connection or a new one; only after a whole response it is kept."""
         connection = self._connection(limit)
         try:
-            response, data = _converse(connection, request, limit)
+            response = _converse(connection, request, limit)
         except TimeoutError as error:
             connection.close()
             raise aws.ReadTimeoutError(endpoint_url=self._endpoint, error=error) from error
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, NotHTTP) as error:
             connection.close()
             raise aws.ConnectionClosedError(endpoint_url=self._endpoint, request=request, error=error) from error
         except BaseException:
             connection.close()
             raise
-        if response.will_close or self._closed:
-            connection.close()
-        else:
+        if response.keeps and not self._closed:
             self._idle.append(connection)
-        return AWSResponse(request.url, response.status, dict(response.getheaders()), Body(data))
+        else:
+            connection.close()
+        return AWSResponse(request.url, response.status, response.headers, Body(response.body))
 
     def _connection(self, limit: float) -> socket.socket:
         """An idle connection that the server has not closed, or a new one."""
@@ -140,24 +139,18 @@ def _span(limit: float) -> float:
     return left
 
 
-def _converse(
-    connection: socket.socket, request: AWSPreparedRequest, limit: float
-) -> tuple[http.client.HTTPResponse, bytes]:
-    """Send a request and read its response; the connection outlives the response, whole or not."""
+def _converse(connection: socket.socket, request: AWSPreparedRequest, limit: float) -> Response:
+    """Send a request and read its response, however slowly it comes, by the limit."""
     connection.settimeout(_span(limit))
     connection.sendall(request_bytes(request))
-    connection.settimeout(_span(limit))
-    with http.client.HTTPResponse(connection, method=request.method) as response:
-        response.begin()
-        return response, _read(connection, response, limit)
-
-
-def _read(connection: socket.socket, response: http.client.HTTPResponse, limit: float) -> bytes:
-    """The whole body, however slowly it comes, by the limit."""
-    pieces: list[bytes] = []
-    while piece := response.read(CHUNK):
-        pieces.append(piece)
+    response = Response()
+    while True:
         connection.settimeout(_span(limit))
-    if response.length:
-        raise http.client.IncompleteRead(b"", response.length)
-    return b"".join(pieces)
+        data = connection.recv(CHUNK)
+        if data:
+            if response.feed(data):
+                return response
+        elif response.ends():
+            return response
+        else:
+            raise ConnectionResetError("the server closed the connection")

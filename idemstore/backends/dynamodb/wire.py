@@ -58,7 +58,16 @@ class Response:
             return False
         if self._chunks is not None:
             return self._dechunk(self._chunks)
-        return self._length is not None and len(self._data) - self._at >= self._length
+        if self._length is None:
+            return False
+        return self._ended(self._at + self._length)
+
+    def _ended(self, end: int) -> bool:
+        """Whether all is here up to its end. What stands behind that nobody asked for: such a connection is not used
+        again, lest it be read as the next response.
+        """
+        self.keeps = self.keeps and len(self._data) <= end
+        return len(self._data) >= end
 
     def ends(self) -> bool:
         """Whether a response is whole because its connection has ended: one that tells no length is."""
@@ -81,6 +90,9 @@ class Response:
             return False
         first, *lines = self._data[:end].decode("latin-1").split("\r\n")
         self.status = int(first[9:12])
+        if 100 <= self.status < 200:  # the response proper is still to come
+            del self._data[: end + 4]
+            return self._head()
         for line in lines:
             name, _, value = line.partition(":")
             self.headers[name.lower()] = value.strip()
@@ -104,7 +116,8 @@ class Response:
         while (end := self._data.find(b"\r\n", self._at)) >= 0:
             size = _size(self._data[self._at : end].partition(b";")[0].decode("latin-1"), 16)
             if size == 0:
-                return self._data.find(b"\r\n\r\n", end) >= 0
+                last = self._data.find(b"\r\n\r\n", end)
+                return last >= 0 and self._ended(last + 4)
             if len(self._data) < end + 4 + size:
                 return False
             body += self._data[end + 2 : end + 2 + size]

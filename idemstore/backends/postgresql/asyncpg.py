@@ -14,6 +14,7 @@ from idemstore.backends.postgresql.async_driver import AsyncPooledDriver
 from idemstore.backends.postgresql.dialect import Arg, Call, Reply
 from idemstore.backends.postgresql.dialing import Host
 from idemstore.backends.postgresql.options import Target
+from idemstore.backends.postgresql.pool import Place
 from idemstore.backends.postgresql.refusals import LOST, Refusal
 from idemstore.backends.postgresql.schema import Schema, Statement
 
@@ -71,6 +72,7 @@ class AsyncpgLine:
 
     def __init__(self, connection: Connection, *, named: bool) -> None:
         self.used = time.monotonic()
+        self.place: Place | None = None
         self._connection = connection
         self._prefix = "idemstore_" if named else ""
         self._statements: dict[str, _Statement] = {}

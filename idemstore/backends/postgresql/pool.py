@@ -8,6 +8,7 @@ that has been idle for long is not trusted any more (firewalls forget them); one
 import asyncio
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final, Generic, Protocol, TypeVar
@@ -23,6 +24,8 @@ class Line(Protocol):
 
     used: float
     """When it was given back last (monotonic clock)."""
+    place: "Place | None"
+    """Where it is in use, in a pool for threads."""
 
     def close(self) -> None:
         """End it without waiting for anybody."""
@@ -30,6 +33,12 @@ class Line(Protocol):
 
 
 L = TypeVar("L", bound=Line)
+
+
+class Place:
+    """The right to use one connection of a pool. It lives as long as the call that has it, or its connection."""
+
+    __slots__ = ("__weakref__",)
 
 
 class _Places(Generic[L]):
@@ -71,9 +80,10 @@ class _Places(Generic[L]):
 class _Waiter(Generic[L]):
     """A thread that waits for a connection, or for a place to open one (None)."""
 
-    __slots__ = ("_gate", "granted", "line")
+    __slots__ = ("_gate", "granted", "line", "place")
 
-    def __init__(self) -> None:
+    def __init__(self, place: Place) -> None:
+        self.place = place
         self._gate = threading.Lock()
         self._gate.acquire()
         self.granted = False
@@ -90,35 +100,48 @@ class _Waiter(Generic[L]):
 
 
 class Pool(_Places[L]):
-    """For threads. ``connect`` is given the deadline."""
+    """For threads. ``connect`` is given the deadline.
+
+    A signal handler may raise anywhere, even where a connection was just taken and nobody knows it yet. It dies then,
+    with its place; so before anybody has to wait, the places are counted anew.
+    """
 
     def __init__(self, size: int, name: str, connect: Callable[[float], L]) -> None:
         super().__init__(size, name)
         self._connect = connect
         self._lock = threading.Lock()
         self._waiters: deque[_Waiter[L]] = deque()
+        self._lent: weakref.WeakSet[Place] = weakref.WeakSet()
 
     def take(self, deadline: float) -> L:
         """A connection, or ``StoreTimeout``."""
-        waiter: _Waiter[L] | None = None
+        place, waiter = Place(), None
         with self._lock:
             self._check()
             line = self._fresh()
+            if line is None and self._open >= self._size:
+                self._open = len(self._idle) + len(self._lent)
             if line is not None:
-                return line
-            if self._open < self._size:
+                self._lent.add(place)
+            elif self._open < self._size:
+                self._lent.add(place)
                 self._open += 1
             else:
-                waiter = _Waiter()
+                waiter = _Waiter[L](place)
                 self._waiters.append(waiter)
         if waiter is not None:
             line = self._wait(waiter, deadline)
-            if line is not None:
-                return line
+        if line is None:
+            line = self._opened(place, deadline)
+        line.place = place
+        return line
+
+    def _opened(self, place: Place, deadline: float) -> L:
+        """A new connection."""
         try:
             return self._connect(deadline)
         except BaseException:
-            self._free()
+            self._free(place)
             raise
 
     def _wait(self, waiter: _Waiter[L], deadline: float) -> L | None:
@@ -127,7 +150,7 @@ class Pool(_Places[L]):
             waiter.wait(deadline - time.monotonic())
         except BaseException:
             if self._left(waiter):
-                self.give(waiter.line) if waiter.line is not None else self._free()
+                self._pass_on(waiter)
             raise
         if not self._left(waiter):
             raise self._late()
@@ -140,14 +163,31 @@ class Pool(_Places[L]):
                 self._waiters.remove(waiter)
             return waiter.granted
 
+    def _pass_on(self, waiter: _Waiter[L]) -> None:
+        """What was granted to somebody who was interrupted."""
+        if waiter.line is None:
+            self._free(waiter.place)
+        else:
+            waiter.line.place = waiter.place
+            self.give(waiter.line)
+
+    def _grant(self, line: L | None) -> bool:
+        """To the first who waits. The caller holds the lock."""
+        if not self._waiters:
+            return False
+        waiter = self._waiters.popleft()
+        self._lent.add(waiter.place)
+        waiter.grant(line)
+        return True
+
     def give(self, line: L) -> None:
         """Back, and fit for use."""
         line.used = time.monotonic()
         with self._lock:
             if not self._closed:
-                if self._waiters:
-                    self._waiters.popleft().grant(line)
-                else:
+                place, line.place = line.place, None
+                self._forget(place)
+                if not self._grant(line):
                     self._idle.append(line)
                 return
         self.drop(line)
@@ -155,18 +195,22 @@ class Pool(_Places[L]):
     def drop(self, line: L, *, all_idle: bool = False) -> None:
         """Not fit for use; perhaps the idle ones are not, either."""
         line.close()
-        self._free()
+        self._free(line.place)
         if all_idle:
             with self._lock:
                 self._forget_idle()
 
-    def _free(self) -> None:
+    def _free(self, place: Place | None) -> None:
         """A place is free."""
         with self._lock:
-            if self._waiters:
-                self._waiters.popleft().grant(None)
-            else:
+            self._forget(place)
+            if not self._grant(None):
                 self._open -= 1
+
+    def _forget(self, place: Place | None) -> None:
+        """It is not in use any more. The caller holds the lock."""
+        if place is not None:
+            self._lent.discard(place)
 
     def close(self) -> None:
         """Close what is idle; what is in use is closed when it comes back."""

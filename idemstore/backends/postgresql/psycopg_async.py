@@ -12,6 +12,7 @@ from idemstore.backends.postgresql.alarm import Alarm
 from idemstore.backends.postgresql.async_driver import AsyncPooledDriver
 from idemstore.backends.postgresql.dialect import Call, Reply
 from idemstore.backends.postgresql.dialing import Host
+from idemstore.backends.postgresql.pool import Place
 from idemstore.backends.postgresql.refusals import Refusal
 from idemstore.backends.postgresql.resolve import resolve_async
 from idemstore.backends.postgresql.schema import Schema
@@ -28,6 +29,7 @@ class AsyncLine:
         self._talk: Talk | None = None
         self._reply: asyncio.Future[Reply | None] | None = None
         self.used = line.used
+        self.place: Place | None = None
         self._writing = False
         self._alarm = Alarm(partial(self._settle, None))
         self._heard: Callable[[str], None] | None = None

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple, cast
 from psycopg import Error, pq
 
 from idemstore.backends.postgresql.dialect import Arg, Call, Reply
+from idemstore.backends.postgresql.pool import Place
 from idemstore.backends.postgresql.refusals import LOST, Refusal
 from idemstore.backends.postgresql.schema import Statement
 from idemstore.errors import StoreMisbehaved
@@ -97,12 +98,13 @@ def _element(item: str | bytes | int) -> bytes:
 class Line:
     """One connection, and the statements that it knows by name."""
 
-    __slots__ = ("_known", "_named", "_plans", "fd", "pgconn", "used")
+    __slots__ = ("_known", "_named", "_plans", "fd", "pgconn", "place", "used")
 
     def __init__(self, pgconn: pq.abc.PGconn, *, named: bool) -> None:
         self.pgconn = pgconn
         self.fd = pgconn.socket
         self.used = time.monotonic()
+        self.place: Place | None = None
         self._named = named
         self._known: set[str] = set()
         self._plans: dict[str, Plan] = {}
