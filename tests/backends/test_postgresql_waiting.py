@@ -253,6 +253,10 @@ def lab(place, subject):
 def waiting_for(store, number):
     """Return once that many wait in the store's lobby."""
     inner = store.inner if isinstance(store, BlockingStore) else store
+    deadline = time.monotonic() + 20
+    while inner._driver is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
     all_wait(inner._driver._lobby, number)
 
 
