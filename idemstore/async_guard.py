@@ -20,7 +20,7 @@ from idemstore.async_store import AsyncStore
 from idemstore.binding import FingerprintOf, KeyOf, ScopeOf
 from idemstore.codec.base import Codec
 from idemstore.errors import IdemstoreError, LeaseLostError
-from idemstore.guard_core import DOWN, GuardCore, log
+from idemstore.guard_core import DOWN, UNFINISHED, GuardCore, log, unfinished
 from idemstore.keys import KeyLike, redact
 from idemstore.outcomes import DONE, Claimed, ClaimOutcome, SettleOutcome
 from idemstore.policy import Keep, LeaseLoss, Policy, Release, Retry, Verdict
@@ -135,7 +135,10 @@ class AsyncGuard(GuardCore[AsyncOperation]):
             operation.task = asyncio.current_task()
         outer = current.set(operation)
         try:
+            operation.live = True
             value = await fn()
+            if isinstance(value, UNFINISHED):
+                raise unfinished(operation.stored, value)
         except BaseException as error:
             await self._ended_by(operation, error)
             raise

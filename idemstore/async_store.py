@@ -230,7 +230,9 @@ class AsyncStore(Face):
         join = self._join
         if join is None:
             raise UnsupportedMode(f"{self.name} has no transaction to join: call the store itself")
-        return AsyncStore(self._dialect, lambda: join(connection), timeout=self.timeout, name=self.name)
+        store = AsyncStore(self._dialect, lambda: join(connection), timeout=self.timeout, name=self.name)
+        store.joined = True
+        return store
 
     def wrapped(self, wrap: Callable[[AsyncDriver[object, object]], AsyncDriver[object, object]]) -> "AsyncStore":
         """As ``Store.wrapped``."""

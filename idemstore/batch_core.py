@@ -185,7 +185,12 @@ class Work(Generic[T, Op]):
         if running.beat is None:
             self._items[index] = Item(running.key, value, done=True)
             return
-        self.ran.append(Ran(index, running, value, self._guard.envelope.value(value, running.stored)))
+        try:
+            sealed = self._guard.envelope.value(value, running.stored)
+        except BaseException:  # an interruption: the work is done, and is recorded before that goes on
+            self.ran.append(Ran(index, running, value, self._guard.envelope.value(value, running.stored)))
+            raise
+        self.ran.append(Ran(index, running, value, sealed))
 
     def due(self) -> bool:
         """Whether it is time to record what has run."""

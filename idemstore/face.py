@@ -93,6 +93,9 @@ N = TypeVar("N", Completion, Failure, Renewal, Return)
 class Face:
     """What both modes share: a dialect, its limits, and how arguments become exchanges."""
 
+    joined = False
+    """Over a caller's own connection (``on``): only its owner may use it, and nobody else sees what is done there."""
+
     def __init__(self, dialect: Dialect[Q, R], timeout: float, name: str) -> None:
         self._dialect = cast("Dialect[object, object]", dialect)
         self._limits: Limits = dialect.limits

@@ -9,13 +9,14 @@ End states, whatever happens (``docs/guard.md`` has the whole table):
 
 import functools
 from collections.abc import Callable
-from types import AsyncGeneratorType, CoroutineType, GeneratorType, TracebackType
-from typing import Final, ParamSpec, Self, TypeVar, assert_never, cast
+from types import TracebackType
+from typing import ParamSpec, Self, TypeVar, assert_never, cast
 
 from idemstore.binding import FingerprintOf, KeyOf, ScopeOf
 from idemstore.codec.base import Codec
-from idemstore.errors import ConfigurationError, IdemstoreError
-from idemstore.guard_core import DOWN, GuardCore, log
+from idemstore.envelope import Sealed
+from idemstore.errors import IdemstoreError
+from idemstore.guard_core import DOWN, UNFINISHED, GuardCore, log, unfinished
 from idemstore.insist import insist
 from idemstore.keepalive import keepalive
 from idemstore.keys import KeyLike, redact
@@ -26,9 +27,6 @@ from idemstore.store import Store
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-UNFINISHED: Final = (CoroutineType, GeneratorType, AsyncGeneratorType)
-"""What a function returns whose work has yet to be done."""
 
 
 class Guard(GuardCore[Operation]):
@@ -93,20 +91,18 @@ class Guard(GuardCore[Operation]):
 
     def run(self, running: Operation, fn: Callable[[], T]) -> T:
         """Run the function; record its failure. Its heartbeat goes on until it is ``complete`` or failed."""
-        outer = current.set(running)
         try:
+            current.set(running)
+            running.live = True
             value = fn()
             if isinstance(value, UNFINISHED):
-                raise ConfigurationError(
-                    f"the function of {redact(running.stored)} returned a {type(value).__name__}, whose work is yet to "
-                    "be done: use AsyncGuard for async functions, and return a value instead of a generator"
-                )
+                raise unfinished(running.stored, value)
         except BaseException as error:
             self._failed(running, error)
             raise
         finally:
             running.live = False
-            current.reset(outer)
+            current.set(running.outer)  # not by a token: an interruption may come before there is one
         return value
 
     def _run_unprotected(self, key: KeyLike, stored: str, token: str, fn: Callable[[], T]) -> T:
@@ -151,17 +147,26 @@ class Guard(GuardCore[Operation]):
                 assert_never(verdict)
 
     def complete(self, running: Operation, value: T) -> T:
-        """Record the result, trying until the lease would be over."""
+        """Record the result, trying until the lease would be over. An interruption while it is sealed, which may take
+        long, must not have the work done again either.
+        """
         beat = running.beat
         if beat is None:
             return value
         self.heartbeat.drop(beat)
-        data, trouble = self.envelope.value(value, running.stored)
         store, key, token, kept = self.store, running.key, running.token, self.policy.retention
+        sealed = list[Sealed]()
+
+        def tell() -> SettleOutcome:
+            if not sealed:  # once: told twice it must be the same to the byte
+                sealed.append(self.envelope.value(value, running.stored))
+            return store.complete(key, token, sealed[0][0], retention=kept)
+
         try:
-            answer = insist(lambda: store.complete(key, token, data, retention=kept), beat.until)
+            answer = insist(tell, beat.until)
         except IdemstoreError as error:
             raise self.unknown(running, value, error) from error
+        trouble = sealed[0][1]
         return value if answer is DONE and trouble is None else self.finished(running, answer, value, trouble)
 
     def idempotent(

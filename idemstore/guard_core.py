@@ -10,6 +10,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Final, Generic, Literal, Protocol, TypeVar, assert_never, cast
 
 from idemstore.binding import Binding, FingerprintOf, KeyOf, ScopeOf
@@ -59,6 +60,9 @@ MAX_UNSURE: Final = 10_000
 """Keys with claims that got no answer, whose tokens are remembered,"""
 MAX_UNSURE_EACH: Final = 8
 """and how many of them for each key."""
+
+UNFINISHED: Final = (CoroutineType, GeneratorType, AsyncGeneratorType)
+"""What a function returns whose work has yet to be done."""
 
 Down = StoreUnavailable | StoreFull
 DOWN: Final = (StoreUnavailable, StoreFull)
@@ -133,9 +137,11 @@ class GuardCore(Generic[Op]):
         raise NotImplementedError
 
     def begin(self, key: KeyLike, stored: str, claimed: Claimed) -> Op:
-        """The operation of a claim, with its heartbeat."""
+        """The operation of a claim, with its heartbeat. Over a caller's own connection there is none: a renewal would
+        come between the caller's statements, and nobody sees it before the commit, nor can take over before that.
+        """
         running = self._operation(key, stored, claimed)
-        if self.policy.heartbeat and running.beat is not None:
+        if self.policy.heartbeat and running.beat is not None and not self._face.joined:
             self.heartbeat.add(running.beat)
         return running
 
@@ -282,6 +288,11 @@ class GuardCore(Generic[Op]):
             raise ConfigurationError(f"{name} is a generator: a guard stores one result; return a value")
         if inspect.iscoroutinefunction(fn) != (mode == "async"):
             raise ConfigurationError(f"{name} does not fit this guard: use Guard for def, AsyncGuard for async def")
+        if scope is None and getattr(fn, "__name__", "<lambda>") == "<lambda>":
+            raise ConfigurationError(
+                f"a {type(fn).__name__} without a name of its own would share its keys, and so its results, with "
+                "others like it: give scope=..."
+            )
         return Binding(fn, key, scope, fingerprint)
 
     def close(self) -> None:
@@ -294,6 +305,14 @@ def nested(stored: str) -> NestedCall:
     return NestedCall(
         f"the guarded function of {redact(stored)} called a guard with its own key: it would wait for itself; use "
         "another key or scope for the inner operation"
+    )
+
+
+def unfinished(stored: str, value: object) -> ConfigurationError:
+    """The error for such a function."""
+    return ConfigurationError(
+        f"the function of {redact(stored)} returned a {type(value).__name__}, whose work is yet to be done: use "
+        "AsyncGuard for async functions, and return a value instead of a generator"
     )
 
 

@@ -8,6 +8,7 @@ A heartbeat keeps nothing alive: the thread is a daemon and ends when it is idle
 weak references, and a child of ``fork()`` starts without leases and makes a thread of its own when it needs one.
 """
 
+import itertools
 import logging
 import os
 import random
@@ -48,14 +49,18 @@ IDLE_LOOKS: Final = 12
 CLOSED: Final = "the store was closed"
 
 
+_numbers: Final = itertools.count()
+
+
 class Beat:
     """One lease that is kept alive. ``until`` is when it ends unless renewed (``time.monotonic`` of this process)."""
 
-    __slots__ = ("__weakref__", "_on_loss", "due", "key", "lease", "live", "lost", "token", "until")
+    __slots__ = ("__weakref__", "_on_loss", "due", "key", "lease", "live", "lost", "number", "token", "until")
 
     def __init__(self, key: KeyLike, token: str, lease: float, on_loss: Callable[[], None] | None = None) -> None:
         """The lease was granted just now. ``on_loss`` is called by the heartbeat, once; it must be quick."""
         self.key, self.token, self.lease = key, token, lease
+        self.number = next(_numbers)  # not its id: that of one that was torn off may be in use again
         self.live, self.lost = True, False
         self._on_loss = on_loss
         now = time.monotonic()
@@ -110,7 +115,7 @@ class Beats:
 
     def add(self, beat: Beat) -> bool:
         """Keep a lease; True where it is shorter than those before, so that the heartbeat must look at once."""
-        self._beats[id(beat)] = weakref.ref(beat)
+        self._beats[beat.number] = weakref.ref(beat)
         if beat.lease < self._shortest:
             self._shortest = beat.lease
             return True
@@ -119,13 +124,13 @@ class Beats:
     def drop(self, beat: Beat) -> None:
         """Keep it no longer; may be repeated."""
         beat.live = False
-        self._beats.pop(id(beat), None)
+        self._beats.pop(beat.number, None)
 
     def look(self) -> tuple[list[Beat], float]:
         """The leases that are due, the one that ends first at the front; and seconds until the next look."""
         now = time.monotonic()
         due, first, shortest = list[Beat](), now + LONGEST_LEASE, self._shortest * FORGETS
-        for number, ref in list(self._beats.items()):
+        for number, ref in self._beats.copy().items():  # a copy is made in one piece
             beat = ref()
             if beat is None or not beat.live:
                 self._beats.pop(number, None)  # its owner was torn off before it could drop it
@@ -141,7 +146,7 @@ class Beats:
 
     def abandon(self, why: str) -> None:
         """Every lease is lost: the store was closed."""
-        for ref in list(self._beats.values()):
+        for ref in self._beats.copy().values():
             beat = ref()
             if beat is not None and beat.live:
                 beat.lose(why)

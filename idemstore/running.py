@@ -58,7 +58,8 @@ class BaseOperation:
         """``claimed`` None: it runs unprotected."""
         self.home, self.key, self.stored = home, key, stored
         self.outer = current.get()
-        self.live = True
+        self.live = False
+        """While its function runs. One that an interruption leaves behind in a context must not count there."""
         self.settled: Verdict | None = None
         """What became of the key when the function failed, once that is recorded."""
         self.beat: Beat | None = None

@@ -248,7 +248,9 @@ class Store(Face):
         join = self._join
         if join is None:
             raise UnsupportedMode(f"{self.name} has no transaction to join: call the store itself")
-        return Store(self._dialect, lambda: join(connection), timeout=self.timeout, name=self.name)
+        store = Store(self._dialect, lambda: join(connection), timeout=self.timeout, name=self.name)
+        store.joined = True
+        return store
 
     def wrapped(self, wrap: Callable[[Driver[object, object]], Driver[object, object]]) -> "Store":
         """A second store like this one whose driver is ``wrap(driver)``: for counting, tracing and fault injection."""

@@ -89,7 +89,9 @@ class MsgspecCodec(_Typed[T]):
 
 
 class DataclassCodec(_Typed[T]):
-    """Dataclasses (nested ones, too) of JSON values, with the standard library alone. It does not check field types."""
+    """Dataclasses of JSON values, with the standard library alone. Fields that are annotated as a dataclass may hold
+    one; a dataclass anywhere else in the result is refused. It does not check field types.
+    """
 
     def __init__(self, kind: type[T]) -> None:
         """``kind``: a dataclass, all of whose fields its constructor takes."""
@@ -103,6 +105,17 @@ class DataclassCodec(_Typed[T]):
         if not isinstance(value, self._kind):
             raise UncarriedResult(f"the codec carries {self._name}, the result is a {type(value).__name__}")
         return self._json.encode(dataclasses.asdict(value))  # type: ignore[call-overload]
+
+    def encode(self, value: T) -> bytes:
+        """As JSON; a dataclass in a list, or behind a union, would not be one in a replay."""
+        data = super().encode(value)
+        lost = _lost(value, self.decode(data))
+        if lost is not None:
+            raise UncarriedResult(
+                f"a {lost} in the result would be a dict when it is replayed: DataclassCodec rebuilds fields that are "
+                f"annotated as a dataclass, for others use typed({self._name}) with msgspec or pydantic"
+            )
+        return data
 
     def decode(self, data: bytes) -> T:
         """The dataclass, made from its fields."""
@@ -120,6 +133,21 @@ def _build(kind: object, value: object) -> object:
         return kind(**{name: _build(hints.get(name), member) for name, member in value.items()})
     except TypeError as error:
         raise UndecodableResult(f"the stored result is no {kind.__name__} of today: {error}") from error
+
+
+def _lost(value: object, back: object) -> str | None:
+    """The dataclass in a value that did not come back as what it was."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        if type(back) is not type(value):
+            return type(value).__name__
+        pairs = [(getattr(value, field.name), getattr(back, field.name)) for field in dataclasses.fields(value)]
+    elif isinstance(value, dict) and isinstance(back, dict):
+        pairs = [(member, back.get(name)) for name, member in value.items()]
+    elif isinstance(value, list | tuple) and isinstance(back, list):
+        pairs = list(zip(value, back, strict=True))
+    else:
+        return None
+    return next((lost for one in pairs if (lost := _lost(*one)) is not None), None)
 
 
 def typed(kind: type[T]) -> Codec[T]:

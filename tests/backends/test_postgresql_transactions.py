@@ -1,5 +1,6 @@
 """PostgreSQL: ``store.on(connection)``, inside the caller's own transaction, by each client."""
 
+import asyncio
 import re
 import time
 from functools import partial
@@ -472,3 +473,27 @@ def test_the_grants_of_the_docs():
     page = (Path(__file__).parents[2] / "docs" / "postgresql.md").read_text()
     said = Schema("public", "idemstore").grants.partition(" (and")[0].replace('"', "")
     assert all(f"{grant};\n" in page for grant in said.split("; "))
+
+
+def test_a_guard_leaves_the_callers_connection_alone(lab):
+    """Its heartbeat would come between the caller's statements, and asyncpg refuses two at a time."""
+    if lab.mode == "sync":
+        pytest.skip("async only")
+    key = lab.key()
+
+    async def use(store):
+        connection = await asyncpg.connect(lab.subject._server)
+
+        async def work():
+            end = time.monotonic() + 0.3
+            while time.monotonic() < end:
+                await connection.fetch("SELECT 1")
+                await asyncio.sleep(0)
+
+        guard = idemstore.AsyncGuard(store.on(connection), idemstore.Policy(lease=0.03))
+        async with connection.transaction():
+            await guard.call(key, work)
+        await connection.close()
+
+    lab.store.thread.call(use(lab.store.inner))
+    assert isinstance(lab.store.claim(key), Completed)

@@ -181,6 +181,51 @@ def test_polls_grow_rare():
     assert interval(100) == LAST
 
 
+def test_who_leaves_wakes_no_crowd():
+    """Leaders leave one after the other, as waiters are served in the order of their coming: each tells one, not all."""
+
+    async def main():
+        async def poll(keys, seconds):
+            return dict.fromkeys(keys)
+
+        lobby, told = AsyncLobby(poll), []
+        watches = [AsyncLobbyWatch(lobby, f"k{number}") for number in range(100)]
+        for watch in watches:
+            watch.woken.set = lambda watch=watch, ring=watch.woken.set: (told.append(watch), ring())
+        waits = [asyncio.create_task(watch.wait(0.01, 20)) for watch in watches]
+        await asyncio.sleep(0)
+        for watch, wait in zip(watches, waits, strict=True):
+            lobby.poke(watch.digest)
+            await wait
+            watch.close()
+        assert len(told) <= 2 * len(watches)
+
+    asyncio.run(main())
+
+
+def test_a_leader_that_is_cancelled_is_replaced():
+    """So is one that was told to lead and leaves before it does: somebody always polls."""
+
+    async def main():
+        free = set()
+
+        async def poll(keys, seconds):
+            return dict.fromkeys(key for key in keys if key not in free)
+
+        lobby = AsyncLobby(poll)
+        watches = [AsyncLobbyWatch(lobby, f"k{number}") for number in range(4)]
+        waits = [asyncio.create_task(watch.wait(0.01, 20)) for watch in watches]
+        await asyncio.sleep(0)
+        waits[0].cancel()
+        waits[3].cancel()
+        await asyncio.sleep(0)
+        waits[2].cancel()
+        free.add("k1")
+        await asyncio.wait_for(waits[1], 5)
+
+    asyncio.run(main())
+
+
 # -- on a server ------------------------------------------------------------------------------------------------------
 
 
@@ -208,6 +253,10 @@ def lab(place, subject):
 def waiting_for(store, number):
     """Return once that many wait in the store's lobby."""
     inner = store.inner if isinstance(store, BlockingStore) else store
+    deadline = time.monotonic() + 20
+    while inner._driver is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
     all_wait(inner._driver._lobby, number)
 
 

@@ -1,6 +1,7 @@
 """What both async drivers share: the pool, the hosts, and when a call is sent again. The client's lines do the rest."""
 
 import asyncio
+import contextvars
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -118,7 +119,9 @@ class AsyncPooledDriver(Generic[L]):
     def watch(self, key: str) -> AsyncLobbyWatch:
         """All waiters share one poll, and a listener where the URL asks for one."""
         if self._target.options.notify and self._listener is None:
-            self._listener = asyncio.get_running_loop().create_task(self._listen(), name="idemstore-listen")
+            # In a context of its own: it must not carry the operation that happened to start it.
+            loop = asyncio.get_running_loop()
+            self._listener = loop.create_task(self._listen(), name="idemstore-listen", context=contextvars.Context())
         return AsyncLobbyWatch(self._lobby, key)
 
     async def _listen(self) -> None:

@@ -86,6 +86,7 @@ class AsyncpgLine:
         sends it along with every execution, in the same round trip.
         """
         self._alarm.set(deadline)
+        self._late = False  # it may have rung for the call before, in the moment when that was answered
         try:
             statement = self._statements.get(call.statement.name)
             if statement is None:

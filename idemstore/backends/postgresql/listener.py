@@ -83,4 +83,6 @@ class Listener:
     def _until_closed(self, seconds: float) -> None:
         """A pause that ends when the store is closed."""
         if not self._closed:
-            select.select([self._bell], [], [], seconds)
+            poll = select.poll()  # select() takes no socket beyond the thousandth
+            poll.register(self._bell, select.POLLIN)
+            poll.poll(seconds * 1000)

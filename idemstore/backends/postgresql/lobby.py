@@ -49,7 +49,7 @@ class Lobby:
         self._lock = threading.Lock()
         self._waiting: dict[LobbyWatch, float] = {}
         self._armed: dict[str, set[LobbyWatch]] = {}
-        self._led = False
+        self._leader: LobbyWatch | None = None
         self.listening = False
         """Whether notifications come: the poll then only makes up for lost ones."""
 
@@ -85,35 +85,32 @@ class Lobby:
             watch.told = False
         try:
             while watch in self._waiting and (left := end - time.monotonic()) > 0:
-                if self._take_lead():
+                if self._leads(watch):
                     self._lead(watch, end)
                 else:
                     watch.woken.wait(left)
                     watch.woken.clear()
         finally:
-            with self._lock:
-                self._waiting.pop(watch, None)
+            self._leave(watch)
 
-    def _take_lead(self) -> bool:
-        """Whether nobody led."""
+    def _leads(self, watch: "LobbyWatch") -> bool:
+        """Whether this one leads: it does if nobody else did."""
         with self._lock:
-            led, self._led = self._led, True
-            return not led
+            if self._leader is None:
+                self._leader = watch
+            return self._leader is watch
 
     def _lead(self, watch: "LobbyWatch", end: float) -> None:
         """Poll for everybody, until the leader's own wait is over."""
-        try:
-            last = time.monotonic()
-            while watch in self._waiting and (left := end - time.monotonic()) > 0:
-                watch.woken.wait(min(FIRST, left))
-                watch.woken.clear()
-                keys, youngest = self._here()
-                now = time.monotonic()
-                if keys and now < end and now - last >= (LAST if self.listening else interval(now - youngest)):
-                    self._wake(keys, self._ask(keys, end - now))
-                    last = time.monotonic()
-        finally:
-            self._hand_over()
+        last = time.monotonic()
+        while watch in self._waiting and (left := end - time.monotonic()) > 0:
+            watch.woken.wait(min(FIRST, left))
+            watch.woken.clear()
+            keys, youngest = self._here()
+            now = time.monotonic()
+            if keys and now < end and now - last >= (LAST if self.listening else interval(now - youngest)):
+                self._wake(keys, self._ask(keys, end - now))
+                last = time.monotonic()
 
     def _here(self) -> tuple[set[str], float]:
         """What is waited for now, and since when the youngest waits."""
@@ -134,12 +131,16 @@ class Lobby:
                 del self._waiting[watch]
                 watch.woken.set()
 
-    def _hand_over(self) -> None:
-        """Whoever wakes next leads."""
+    def _leave(self, watch: "LobbyWatch") -> None:
+        """A wait is over. Where nobody leads now, whoever came last is told, and does: it is likely to stay longest,
+        and to wake everybody whenever a leader leaves would cost the square of their number.
+        """
         with self._lock:
-            self._led = False
-            for watch in self._waiting:
-                watch.woken.set()
+            self._waiting.pop(watch, None)
+            if self._leader is watch:
+                self._leader = None
+            if self._leader is None and self._waiting:
+                next(reversed(self._waiting)).woken.set()
 
 
 def digest(key: str) -> str:
@@ -191,7 +192,7 @@ class AsyncLobby:
         self._poll = poll
         self._waiting: dict[AsyncLobbyWatch, float] = {}
         self._armed: dict[str, set[AsyncLobbyWatch]] = {}
-        self._led = False
+        self._leader: AsyncLobbyWatch | None = None
         self.listening = False
 
     def arm(self, watch: "AsyncLobbyWatch") -> None:
@@ -222,33 +223,36 @@ class AsyncLobby:
         watch.told = False
         try:
             while watch in self._waiting and (left := end - time.monotonic()) > 0:
-                if self._led:
+                if self._leader is None:
+                    self._leader = watch
+                    await self._lead(watch, end)
+                else:
                     await _set(watch.woken, left)
                     watch.woken.clear()
-                else:
-                    await self._lead(watch, end)
         finally:
-            self._waiting.pop(watch, None)
+            self._leave(watch)
 
     async def _lead(self, watch: "AsyncLobbyWatch", end: float) -> None:
-        """As ``Lobby._lead``; a leader that is cancelled hands over, too."""
-        self._led = True
-        try:
-            last = time.monotonic()
-            while watch in self._waiting and (left := end - time.monotonic()) > 0:
-                await _set(watch.woken, min(FIRST, left))
-                watch.woken.clear()
-                now = time.monotonic()
-                youngest = max(self._waiting.values(), default=0.0)
-                pause = LAST if self.listening else interval(now - youngest)
-                if self._waiting and now < end and now - last >= pause:
-                    keys = {other.key for other in self._waiting}
-                    self._wake(keys, await self._ask(keys, end - now))
-                    last = time.monotonic()
-        finally:
-            self._led = False
-            for other in self._waiting:
-                other.woken.set()
+        """As ``Lobby._lead``."""
+        last = time.monotonic()
+        while watch in self._waiting and (left := end - time.monotonic()) > 0:
+            await _set(watch.woken, min(FIRST, left))
+            watch.woken.clear()
+            now = time.monotonic()
+            youngest = max(self._waiting.values(), default=0.0)
+            pause = LAST if self.listening else interval(now - youngest)
+            if self._waiting and now < end and now - last >= pause:
+                keys = {other.key for other in self._waiting}
+                self._wake(keys, await self._ask(keys, end - now))
+                last = time.monotonic()
+
+    def _leave(self, watch: "AsyncLobbyWatch") -> None:
+        """As ``Lobby._leave``; a leader that is cancelled hands over, too."""
+        self._waiting.pop(watch, None)
+        if self._leader is watch:
+            self._leader = None
+        if self._leader is None and self._waiting:
+            next(reversed(self._waiting)).woken.set()
 
     async def _ask(self, keys: set[str], left: float) -> Busy:
         """As ``Lobby._ask``."""
