@@ -187,12 +187,6 @@ def test_a_signal_handler_may_raise_anywhere(subject, child, kind):
     ended(child("interrupted", subject.url if kind == "sqlite" else "memory://", 1500))
 
 
-def test_a_signal_handler_may_raise_anywhere_on_redis(child, server_pool, tmp_path):
-    """The same where connections of a pool are taken and given back: none of the two gets lost."""
-    prefix = tmp_path.name
-    ended(child("interrupted", f"{server_pool.get('redis').url}?max_connections=2&prefix={prefix}:", 1500))
-
-
 def test_a_signal_handler_may_raise_anywhere_on_postgresql(child, server_pool, tmp_path):
     """The same over psycopg and a pool of our own."""
     url = f"{server_pool.get('postgresql').url}?pool=2&migrate=1&table={tmp_path.name[:40].replace('-', '_')}"

@@ -1,13 +1,13 @@
 """``?migrate=1``: a driver that prepares the database before its first call. Two faces of a few lines each."""
 
 import asyncio
-import threading
 import time
 from collections.abc import Sequence
 
 from idemstore.backends.postgresql.dialect import Ask, Call, PostgresqlDialect, Reply
 from idemstore.errors import IdemstoreError, StoreTimeout
 from idemstore.exchange import AsyncDriver, AsyncWatch, Driver, Exchange, Watch
+from idemstore.turn import Taken, Turn
 
 
 class MigratingDriver:
@@ -15,7 +15,7 @@ class MigratingDriver:
 
     def __init__(self, driver: Driver[Call, Reply], dialect: PostgresqlDialect) -> None:
         self._driver, self._dialect = driver, dialect
-        self._lock = threading.Lock()
+        self._turn = Turn()
         self._ready = False
 
     def _prepare(self, timeout: float) -> float:
@@ -23,16 +23,18 @@ class MigratingDriver:
         if self._ready:
             return timeout
         deadline = time.monotonic() + timeout
-        if not self._lock.acquire(timeout=timeout):
-            raise _late()
         try:
-            answer: Ask[None] | None = None if self._ready else self._dialect.ensure()
-            while isinstance(answer, Exchange):
-                answer = answer.parse(self._driver.execute(answer.request, _left(deadline)))
-            self._ready = True
-        finally:
-            self._lock.release()
+            self._turn.run(lambda: self._migrate(deadline), timeout)
+        except Taken:
+            raise _late() from None
         return _left(deadline)
+
+    def _migrate(self, deadline: float) -> None:
+        """Unless another call has done it."""
+        answer: Ask[None] | None = None if self._ready else self._dialect.ensure()
+        while isinstance(answer, Exchange):
+            answer = answer.parse(self._driver.execute(answer.request, _left(deadline)))
+        self._ready = True
 
     def execute(self, request: Call, timeout: float) -> Reply:
         """Carry one call."""

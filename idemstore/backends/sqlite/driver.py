@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from idemstore.backends.sqlite.dialect import Reply, Request
 from idemstore.backends.sqlite.patience import Patience
 from idemstore.backends.sqlite.session import PENDING, Answer, Answers, Place, Session
-from idemstore.backends.sqlite.turn import Taken, Turn
 from idemstore.errors import IdemstoreError
 from idemstore.flows import SleepWatch
+from idemstore.turn import Taken, Turn
 
 
 class SqliteDriver:

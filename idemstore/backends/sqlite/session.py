@@ -16,11 +16,11 @@ from typing import Final, Literal, NamedTuple, TypeVar, assert_never, cast
 from idemstore.backends.sqlite import forking, rows, schema
 from idemstore.backends.sqlite.dialect import Apply, Forget, Look, Migrate, Ping, Purge, Reply, Request
 from idemstore.backends.sqlite.translate import Busy, concerns_one_item, is_busy, not_a_database, translate
-from idemstore.backends.sqlite.turn import Taken, Turn
 from idemstore.errors import ConfigurationError, IdemstoreError, StoreClosed, StoreFull, StoreTimeout, StoreUnavailable
 from idemstore.exchange import Snapshot
 from idemstore.machine import Claim, Event, Phase, Record, State, phase, step
 from idemstore.outcomes import ClaimOutcome, SettleOutcome
+from idemstore.turn import Taken, Turn
 
 T = TypeVar("T")
 

@@ -33,8 +33,8 @@ class Turn:
                 raise Taken
             if self._holder is not None:
                 raise StoreUnavailable(
-                    "the SQLite store was called by a signal handler or finalizer in the middle of another call of the "
-                    "same thread: let the handler set a flag, and make the call outside of it"
+                    "the store was called by a signal handler or finalizer in the middle of another call of the same "
+                    "thread: let the handler set a flag, and make the call outside of it"
                 )
             self._holder = mine
             return work()
