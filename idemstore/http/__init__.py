@@ -1,0 +1,1 @@
+"""HTTP: one pure policy module decides, thin adapters carry it out."""
