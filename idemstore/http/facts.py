@@ -1,19 +1,10 @@
-"""HTTP as the policy sees it: what a request is, what a response is, and how a response is stored. No framework in it."""
+"""HTTP as the policy sees it: what a request is and what a response is. No framework in it, no I/O."""
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Final
-
-from idemstore.errors import UndecodableResult
 
 Headers = tuple[tuple[str, str], ...]
 """Names in lower case, in the order they came; a name may come twice."""
-
-NOTHING: Final[Mapping[str, object]] = MappingProxyType({})
-VERSION: Final = 1
-_MAGIC: Final = b"H1"
 
 
 def make_headers(pairs: Iterable[tuple[bytes | str, bytes | str]]) -> Headers:
@@ -23,18 +14,21 @@ def make_headers(pairs: Iterable[tuple[bytes | str, bytes | str]]) -> Headers:
 
 def _text(value: bytes | str) -> str:
     """Header bytes as text."""
-    return value.decode("latin-1") if isinstance(value, bytes) else value
+    return value if isinstance(value, str) else str(value, "latin-1")
 
 
 def values(headers: Headers, name: str) -> list[str]:
-    """Every value of a header."""
+    """Every value of a header; ``name`` in lower case."""
     return [value for found, value in headers if found == name]
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """The facts of a request. ``route`` names the operation (a path template where the framework knows one, else the
-    path); ``body`` is None until somebody needs it; ``context`` is the framework's own object for scope callables.
+    """The facts of a request.
+
+    ``path`` is the whole path, decoded. ``route`` is its template where one is known (``paths()`` of the policy, or a
+    framework), else None. ``body`` is what was read for the fingerprint: at most ``HttpPolicy.max_request`` bytes, b""
+    where the policy needs none. ``context`` is the framework's own view: the ASGI scope, the WSGI environ.
     """
 
     method: str
@@ -42,18 +36,25 @@ class Request:
     headers: Headers = ()
     query: str = ""
     route: str | None = None
-    body: bytes | None = field(default=None, repr=False)
-    context: Mapping[str, object] = field(default=NOTHING, repr=False)
+    body: bytes = field(default=b"", repr=False)
+    truncated: bool = False
+    """Whether the body goes on behind ``body``."""
+    context: Mapping[str, object] = field(default_factory=dict, repr=False)
 
     def header(self, name: str) -> str | None:
         """The first value of a header, or None."""
         found = values(self.headers, name.lower())
         return found[0] if found else None
 
+    @property
+    def operation(self) -> str:
+        """Method and route: the operation, whatever its path parameters. Made to be a part of a scope."""
+        return f"{self.method} {self.route or self.path}"
+
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A response. ``body`` None: it was too large, or streamed too long, to be kept."""
+    """A response. ``body`` None: it was too large to be kept."""
 
     status: int
     headers: Headers = ()
@@ -63,28 +64,3 @@ class Response:
         """The first value of a header, or None."""
         found = values(self.headers, name.lower())
         return found[0] if found else None
-
-
-def encode_response(response: Response, route: str) -> bytes:
-    """``H1``, four bytes of length, a JSON head (status, headers, route, whether the body was kept), then the body."""
-    head = json.dumps(
-        {"status": response.status, "headers": response.headers, "route": route, "kept": response.body is not None},
-        separators=(",", ":"),
-    ).encode()
-    return b"".join((_MAGIC, len(head).to_bytes(4, "big"), head, response.body or b""))
-
-
-def decode_response(data: bytes, route: str) -> Response:
-    """The response again, or ``UndecodableResult`` where it was written by another version, or for another route."""
-    size = int.from_bytes(data[2:6], "big")
-    try:
-        if data[:2] != _MAGIC or len(data) < 6 + size:
-            raise ValueError("no head")
-        head = json.loads(data[6 : 6 + size])
-        status, kept, written_for = int(head["status"]), bool(head["kept"]), head["route"]
-        headers = tuple((str(name), str(value)) for name, value in head["headers"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UndecodableResult("the stored response was not written by this version of idemstore.http") from error
-    if written_for != route:
-        raise UndecodableResult("the stored response belongs to another route: widen the scope of one of the two")
-    return Response(status, headers, bytes(data[6 + size :]) if kept else None)

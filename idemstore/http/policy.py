@@ -1,136 +1,59 @@
 """The HTTP policy: request facts in, plan out; outcome in, response out. Pure: no I/O, no framework.
 
-Adapters ask ``plan`` what a request means, claim what it names, and ask ``meet`` what the outcome means. Where the
-application runs, ``settle`` says what its response means for the key. Nothing else decides.
+An adapter asks ``plan`` what a request means, reads as much of the body as the plan asks for, has ``identify`` name
+the key, claims that, and asks ``meet`` what the outcome means. Where the application runs, ``settle`` says what its
+response means for the key. Nothing else decides.
 """
 
-import hashlib
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Final, NamedTuple, assert_never
+from typing import Final, assert_never
 
 from idemstore import checks
 from idemstore.checks import Duration
-from idemstore.errors import ConfigurationError, IdemstoreError, UndecodableResult
-from idemstore.http.facts import Headers, Request, Response, decode_response, encode_response, values
+from idemstore.errors import (
+    ConfigurationError,
+    CorruptRecord,
+    IdemstoreError,
+    StoreFull,
+    StoreUnavailable,
+    UndecodableResult,
+)
+from idemstore.http.choices import (
+    Fate,
+    FateOf,
+    FingerprintOf,
+    LargeRequest,
+    OnMismatch,
+    Reshape,
+    Rewrite,
+    Scope,
+    ScopeParts,
+    SingleTenant,
+    body_fingerprint,
+    keep_client_errors,
+)
+from idemstore.http.facts import Headers, Request, Response, values
 from idemstore.http.keyformat import BadKey, KeyFormat
-from idemstore.keys import KeyLike, redact
+from idemstore.http.plans import PASS, Answer, Guarded, Keyed, Met, Plan, Replay, Run, Settlement
+from idemstore.http.problems import BASE, Problem, problem
+from idemstore.http.record import decode_response, encode_response
+from idemstore.http.routes import Routes
+from idemstore.http.storedkey import stored_key
 from idemstore.outcomes import Abandoned, Claimed, ClaimOutcome, Completed, Failed, InFlight, Mismatch
+from idemstore.policy import LeaseLoss, StoreDown
 
 DAY: Final = 86400.0
 MIB: Final = 2**20
-PROBLEMS: Final = "https://idemstore.readthedocs.io/problems/"
-"""Where the ``type`` of a problem document points; the last part never changes (RFC 9457)."""
 
 HOP_BY_HOP: Final = frozenset(
-    "connection keep-alive proxy-authenticate proxy-authorization te trailer transfer-encoding upgrade".split()
+    {
+        *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te"),
+        *("trailer", "transfer-encoding", "upgrade", "content-length"),
+    }
 )
-PER_RESPONSE: Final = frozenset({"date", "server", "content-length"})
-MAX_STORED_KEY: Final = 512
-"""Characters of a client's key that are stored as they are; a longer one is stored as its SHA-256."""
-
-
-class OnMismatch(StrEnum):
-    """What becomes of a known key with another payload."""
-
-    REFUSE = "refuse"
-    SEPARATE = "separate"
-    """The payload is part of the identity: another key."""
-    IGNORE = "ignore"
-    """The payload is not looked at: the first response is replayed."""
-
-
-class Fate(StrEnum):
-    """What becomes of the key after a response."""
-
-    COMPLETE = "complete"
-    """Kept and replayed as a success."""
-    FAIL = "fail"
-    """Kept and replayed as a failure."""
-    RELEASE = "release"
-    """Not kept: the same key may be tried again."""
-
-
-class StoreDown(StrEnum):
-    """What happens while the store cannot be reached."""
-
-    REFUSE = "refuse"
-    PROCEED = "proceed"
-
-
-Scope = Callable[[Request], tuple[str, ...] | None]
-"""Who asks, as the parts that isolate callers; None: nobody known, so the application answers and nothing is bound."""
-FingerprintOf = Callable[[Request], bytes | None]
-Rewrite = Callable[[Response, Request], Response]
-FateOf = Callable[[int], Fate]
-
-
-def single_tenant() -> Scope:
-    """Said out loud: every caller of this service shares one namespace of keys."""
-    return lambda request: ()
-
-
-def body_fingerprint(request: Request) -> bytes:
-    """Method, path, query and body: the default."""
-    digest = hashlib.sha256(b"idemstore http 1\n")
-    for part in (request.method.encode(), request.path.encode(), request.query.encode(), request.body or b""):
-        digest.update(len(part).to_bytes(8, "big") + part)
-    return digest.digest()
-
-
-def keep_everything(status: int) -> Fate:
-    """Every response is kept, errors included."""
-    return Fate.COMPLETE if status < 400 else Fate.FAIL
-
-
-def keep_client_errors(status: int) -> Fate:
-    """Successes and 4xx are kept, but those that say "later" or "not now"; 5xx may be tried again."""
-    if status in (408, 409, 425, 429) or status >= 500:
-        return Fate.RELEASE
-    return Fate.COMPLETE if status < 400 else Fate.FAIL
-
-
-def keep_success(status: int) -> Fate:
-    """Only successes are kept."""
-    return Fate.COMPLETE if status < 400 else Fate.RELEASE
-
-
-class Pass(NamedTuple):
-    """Not ours: let the application answer as if there were no middleware."""
-
-
-class Refuse(NamedTuple):
-    """Answer with this; the application does not run."""
-
-    response: Response
-
-
-class Guarded(NamedTuple):
-    """Claim this key, then ``meet`` the outcome."""
-
-    key: KeyLike
-    fingerprint: bytes | None
-    route: str
-
-
-class Run(NamedTuple):
-    """The caller owns the key: let the application answer, then ``settle``."""
-
-    claimed: Claimed
-
-
-Plan = Pass | Refuse | Guarded
-Met = Run | Refuse
-
-
-class Settlement(NamedTuple):
-    """What to tell the store. ``result`` is empty for a release; ``retention`` in seconds, None: for ever."""
-
-    fate: Fate
-    result: bytes
-    retention: Duration | None
+"""Never stored: they are about one connection, and the length is counted anew."""
+ABANDONED_RETRY: Final = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,176 +63,286 @@ class HttpPolicy:
     """
 
     scope: Scope
+    """A function of the request: who asks, as a str or a tuple of str; None: not known, so the application answers and
+    no key is bound.
+    """
     headers: tuple[str, ...] = ("idempotency-key",)
-    """Where the key may stand; the first of them that is there counts."""
+    """Where the key may stand, in any case; the first of them that is there counts."""
     methods: frozenset[str] = frozenset({"POST", "PATCH"})
-    routes: Callable[[Request], bool] | None = None
-    """Which requests, of these methods; None: all."""
+    routes: Routes | None = None
+    """Which requests, of these methods: ``paths("/calls", "/calls/{id}")``, or a function of the request. None: all."""
     key_format: KeyFormat = field(default_factory=KeyFormat)
     required: bool = False
     """Answer 400 where the key is missing."""
     fingerprint: FingerprintOf | None = body_fingerprint
-    """None: payloads are not compared."""
+    """What a payload is: ``body_fingerprint``, ``json_fingerprint``, a function; None: payloads are not compared."""
     on_mismatch: OnMismatch = OnMismatch.REFUSE
     mismatch_status: int = 422
     in_flight_status: int = 409
     wait: Duration = 0
     """How long a request waits for another one with its key before ``in_flight_status``."""
+    retry_after: int = 1
+    """Seconds that ``Retry-After`` names for a request in flight (fewer, where its lease ends before)."""
     fate: FateOf = keep_client_errors
+    """What becomes of the key, by the status of the response. An application that raises counts as 500."""
     retention: Duration | None = DAY
+    """How long a success is replayed; None: for ever."""
     failure_retention: Duration | None = DAY
+    """How long a failure is replayed; None: for ever."""
     lease: Duration = 30.0
-    rewrite: Rewrite | None = None
-    """Makes the replay from the stored response and today's request; it must not change what was stored."""
+    """How long a claim stands without a renewal; the heartbeat renews it while the application runs."""
+    patience: Duration = 5.0
+    """How long a response waits for a store that cannot take it; then it goes out unrecorded, with an error logged."""
+    replay_status: int | None = None
+    """Another status for replays."""
     replay_header: tuple[str, str] | None = ("idempotency-replayed", "true")
-    keep_cookies: bool = False
-    """Replay Set-Cookie, too. Off: a session is not handed out twice."""
+    rewrite: Rewrite | None = None
+    """Makes the replay from the stored response and today's request. It may be async under ASGI."""
+    not_replayed: frozenset[str] = frozenset({"date", "set-cookie"})
+    """Response headers that are not stored, beside those of the connection: a session is not handed out twice."""
+    not_kept_status: int = 410
+    """The answer to a retry whose first response had a body too large to be kept."""
     store_down: StoreDown = StoreDown.REFUSE
-    max_request: int = MIB
-    """Bytes of a request body that are read for its fingerprint; more is refused (413)."""
-    max_response: int = MIB
-    """Bytes of a response body that are kept; of a larger one only status and headers are."""
+    """While the store cannot take a claim: 503, or run unprotected."""
+    lease_loss: LeaseLoss = LeaseLoss.FINISH
+    """CANCEL: cancel an application (ASGI only) whose claim was taken over."""
     takeover: bool = True
     """False: after a crash half-way answer ``in_flight_status`` until an operator settles the key."""
+    max_request: int = MIB
+    """Bytes of a request body that are read for its fingerprint."""
+    large_request: LargeRequest = LargeRequest.REFUSE
+    max_response: int = MIB
+    """Bytes of a response body that are kept; of a larger one only status and headers are."""
+    namespace: str = "http"
+    """The first part of every stored key: what else is in the store stays apart."""
+    problem_base: str = BASE
+    """What the ``type`` URIs of problem documents begin with."""
+    reshape: Reshape | None = None
+    """Makes an API's own error body from a problem document; the second argument is the request."""
 
     def __post_init__(self) -> None:
         """Refuse what no request could use."""
         if not callable(self.scope):
             raise ConfigurationError("HttpPolicy.scope is a function of the request, or single_tenant() said out loud")
-        for name in self.headers:
-            if name != name.lower() or not name:
-                raise ConfigurationError(f"HttpPolicy.headers are in lower case, not {name!r}")
-        checks.duration("lease", self.lease)
+        if not self.headers or not all(isinstance(name, str) and name.isascii() and name for name in self.headers):
+            raise ConfigurationError("HttpPolicy.headers is a tuple of header names")
+        if not all(len(method) > 1 and method == method.upper() for method in self.methods):
+            raise ConfigurationError("HttpPolicy.methods is a set of methods in upper case")
+        object.__setattr__(self, "headers", tuple(name.lower() for name in self.headers))
+        object.__setattr__(self, "methods", frozenset(self.methods))
+        object.__setattr__(self, "not_replayed", frozenset(name.lower() for name in self.not_replayed))
+        for name in ("lease", "patience"):
+            checks.duration(name, getattr(self, name))
         checks.retention(self.retention)
         checks.retention(self.failure_retention)
         checks.seconds_to_wait(self.wait)
+        for name, least in (("max_request", 1), ("max_response", 0), ("retry_after", 1)):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < least:
+                raise ConfigurationError(f"HttpPolicy.{name} is a whole number from {least}")
+        for name in ("mismatch_status", "in_flight_status", "not_kept_status", "replay_status"):
+            status = getattr(self, name)
+            if status is not None and not (isinstance(status, int) and 200 <= status <= 599):
+                raise ConfigurationError(f"HttpPolicy.{name} is a status from 200 to 599, not {status!r}")
 
-    def concerns(self, method: str, headers: Mapping[str, str] | None = None) -> bool:
-        """Whether a method is looked at, at all: the cheapest question, asked first."""
-        return method in self.methods
-
-    @property
-    def needs_body(self) -> bool:
-        """Whether ``plan`` wants the body of a request with a key."""
-        return self.fingerprint is not None and self.on_mismatch is not OnMismatch.IGNORE
-
-    def key_of(self, request: Request) -> str | Refuse | None:
-        """The client's key; None where there is none; a refusal where it is no key."""
-        for name in self.headers:
-            found = values(request.headers, name)
-            if found:
-                try:
-                    return self.key_format.read(found)
-                except BadKey as error:
-                    return Refuse(problem("invalid-key", 400, f"The {name} header holds no key: {error}."))
-        return None
+    # -- a request comes in ------------------------------------------------------------------------------------------
 
     def plan(self, request: Request) -> Plan:
-        """What a request means: not ours, refused, or a key to claim."""
-        if request.method not in self.methods or (self.routes is not None and not self.routes(request)):
-            return Pass()
-        key = self.key_of(request)
-        if isinstance(key, Refuse):
-            return key
+        """What a request means: not ours, answered at once, or a key. Nothing of the body is needed yet."""
+        if request.method not in self.methods:
+            return PASS
+        if self.routes is not None:
+            route = self.routes(request)
+            if not route:
+                return PASS
+            if isinstance(route, str) and route != request.route:
+                request = _with(request, route=route)
+        found = next((found for name in self.headers if (found := values(request.headers, name))), None)
+        if found is None and not self.required:
+            return PASS
         scope = self.scope(request)
         if scope is None:
-            return Pass()
+            return PASS  # nobody known: the application refuses, and no key is bound
+        try:
+            parts, key = self._parts(scope), None if found is None else self.key_format.read(found)
+        except BadKey as error:
+            return self._answer(request, Problem.INVALID_KEY, 400, f"This is no key: {error}.")
         if key is None:
-            return (
-                Refuse(problem("key-required", 400, f"Send a {self.headers[0]} header.")) if self.required else Pass()
-            )
-        if self.needs_body and request.body is not None and len(request.body) > self.max_request:
-            return Refuse(problem("payload-too-large", 413, f"At most {self.max_request} bytes with a key."))
-        return self._guarded(request, scope, key)
+            return self._missing(request) if self.required else PASS
+        return Keyed(request, parts, key, self.max_request if self._compares else None)
 
-    def _guarded(self, request: Request, scope: tuple[str, ...], key: str) -> Guarded:
-        """The key to claim."""
-        digest = self.fingerprint(request) if self.needs_body and self.fingerprint is not None else None
-        stored = key if len(key) <= MAX_STORED_KEY else f"sha256-{hashlib.sha256(key.encode()).hexdigest()}"
-        route = f"{request.method} {request.route or request.path}"
+    @property
+    def _compares(self) -> bool:
+        """Whether payloads are looked at."""
+        return self.fingerprint is not None and self.on_mismatch is not OnMismatch.IGNORE
+
+    def _missing(self, request: Request) -> Answer:
+        """No key where there must be one."""
+        detail = f"This request must carry an idempotency key: send the header {self.headers[0]}."
+        return self._answer(request, Problem.KEY_REQUIRED, 400, detail)
+
+    def _parts(self, scope: ScopeParts) -> tuple[str, ...]:
+        """The parts of a scope, or ``ConfigurationError``: an empty one would mix callers up."""
+        parts = (scope,) if isinstance(scope, str) else scope
+        fits = isinstance(parts, tuple) and all(isinstance(part, str) and part for part in parts)
+        if fits and (parts or isinstance(self.scope, SingleTenant)):
+            return parts
+        raise ConfigurationError(
+            "HttpPolicy.scope gave no usable scope: return a non-empty str or a tuple of them; None where the caller "
+            "is not known; single_tenant() where all share one namespace"
+        )
+
+    def identify(self, keyed: Keyed, body: bytes = b"", *, truncated: bool = False) -> Guarded | Answer:
+        """The key to claim, once the body is there. ``truncated``: it is longer than ``keyed.reads``."""
+        request, digest = keyed.request, None
+        if truncated and self.large_request is LargeRequest.REFUSE:
+            detail = f"A request with an idempotency key has at most {self.max_request} bytes."
+            return self._answer(request, Problem.PAYLOAD_TOO_LARGE, 413, detail)
+        if self._compares and self.fingerprint is not None:
+            if body or truncated:
+                request = _with(request, body=body, truncated=truncated)
+            digest = self.fingerprint(request)
+        operation = f"{request.method} {request.path}"
         if self.on_mismatch is OnMismatch.SEPARATE and digest is not None:
-            return Guarded((*scope, stored, digest.hex()), None, route)
-        return Guarded((*scope, stored), digest, route)
+            return Guarded(request, self.key((*keyed.scope, digest.hex()), keyed.key), None, operation)
+        return Guarded(request, self.key(keyed.scope, keyed.key), digest, operation)
 
-    def meet(self, outcome: ClaimOutcome, request: Request, plan: Guarded) -> Met:
-        """What an outcome means for a request."""
+    def key(self, scope: ScopeParts, key: str) -> tuple[str, ...]:
+        """The store's key of a client's key: for ``store.get``, and for ``store.forget`` when its resource goes."""
+        parts = (scope, key) if isinstance(scope, str) else (*scope, key)
+        return stored_key(self.namespace, parts)
+
+    # -- the store has answered --------------------------------------------------------------------------------------
+
+    def meet(self, outcome: ClaimOutcome, guarded: Guarded) -> Met:
+        """What an outcome means for a request. A record of another version or operation raises
+        ``UndecodableResult``: log it, and answer with ``trouble``.
+        """
         match outcome:
             case Claimed():
                 return Run(outcome)
             case Completed(result) | Failed(result, None):
-                return Refuse(self._replay(result, request, plan))
+                return Replay(decode_response(result, guarded.operation))
             case Failed(_, retry_after):
-                return Refuse(self._busy("retry-later", "An earlier request failed and backs off.", retry_after or 1.0))
+                return self._later(
+                    guarded, Problem.RETRY_LATER, "An earlier request failed and backs off.", retry_after
+                )
             case InFlight(retry_after):
-                return Refuse(self._busy("in-flight", "A request with this key is being processed.", retry_after))
+                seconds = min(self.retry_after, retry_after)
+                return self._later(guarded, Problem.IN_FLIGHT, "It has not been answered yet: try again.", seconds)
             case Mismatch():
-                return Refuse(
-                    problem("key-reused", self.mismatch_status, "This key was first used with another payload.")
-                )
+                detail = "This key was first used with another request: use a new key for a new request."
+                return self._answer(guarded.request, Problem.KEY_REUSED, self.mismatch_status, detail)
             case Abandoned():
-                return Refuse(
-                    self._busy("abandoned", "A request with this key ended half-way; it is looked into.", 60.0)
-                )
+                detail = "What became of it is being looked into: try again later, with the same key."
+                return self._later(guarded, Problem.ABANDONED, detail, ABANDONED_RETRY)
             case _:
                 assert_never(outcome)
 
-    def _busy(self, kind: str, detail: str, seconds: float) -> Response:
+    def _later(self, guarded: Guarded, kind: Problem, detail: str, seconds: float | None) -> Answer:
         """Come back later."""
-        after = str(max(1, min(60, round(seconds))))
-        return problem(kind, self.in_flight_status, detail, (("retry-after", after),))
+        after = ("retry-after", str(max(1, round(seconds or 1))))
+        return self._answer(guarded.request, kind, self.in_flight_status, detail, (after,))
 
-    def _replay(self, stored: bytes, request: Request, plan: Guarded) -> Response:
-        """The first response, as it is replayed. A record of another version or route raises ``UndecodableResult``."""
-        response = decode_response(stored, plan.route)
-        if self.rewrite is not None:
-            response = self.rewrite(response, request)
+    def rewritten(self, stored: Response, request: Request) -> Response | Awaitable[Response]:
+        """The stored response as the policy's hook makes it. What it gives goes through ``replayed``."""
+        return stored if self.rewrite is None else self.rewrite(stored, request)
+
+    def replayed(self, response: Response, request: Request) -> Response:
+        """The answer to a retry."""
+        mark = () if self.replay_header is None else (self.replay_header,)
         if response.body is None:
-            return problem(
-                "body-not-kept",
-                200 if response.status < 400 else response.status,
-                f"The first request was answered with status {response.status}; its body was too large to be kept.",
-                ((*self._mark(), ("idempotency-original-status", str(response.status)))),
+            kept = tuple(pair for pair in response.headers if not pair[0].startswith("content-"))
+            answer = self._problem(
+                Problem.BODY_NOT_KEPT,
+                self.not_kept_status,
+                f"The request was carried out and answered with status {response.status}; that body was too large.",
+                (*kept, *mark),
+                original_status=response.status,
             )
-        return Response(response.status, (*response.headers, *self._mark()), response.body)
+            return self._reshaped(answer, request)
+        return Response(self.replay_status or response.status, (*response.headers, *mark), response.body)
 
-    def _mark(self) -> Headers:
-        """The header that tells a replay from a first response."""
-        return () if self.replay_header is None else (self.replay_header,)
+    # -- the application has answered --------------------------------------------------------------------------------
 
-    def settle(self, response: Response, plan: Guarded) -> Settlement:
-        """What the application's response means for the key."""
-        fate = self.fate(response.status)
+    def settle(
+        self, status: int, headers: Headers, body: Sequence[bytes] | None, guarded: Guarded, limit: int
+    ) -> Settlement:
+        """What the application's response means for the key. ``body`` in parts, None: larger than ``max_response``;
+        ``limit``: the most that the store takes.
+        """
+        fate = self.fate(status)
         if fate is Fate.RELEASE:
             return Settlement(fate, b"", None)
-        body = response.body if response.body is not None and len(response.body) <= self.max_response else None
-        kept = Response(response.status, self.lasting(response.headers), body)
         retention = self.retention if fate is Fate.COMPLETE else self.failure_retention
-        return Settlement(fate, encode_response(kept, plan.route), retention)
+        lasting = self._lasting(headers)
+        data = encode_response(status, lasting, guarded.operation, body)
+        if len(data) > limit:
+            data = encode_response(status, lasting, guarded.operation, None)
+        if len(data) > limit:
+            data = encode_response(status, (), guarded.operation, None)
+        return Settlement(fate, data, retention)
 
-    def lasting(self, headers: Headers) -> Headers:
-        """The headers that a replay repeats: not those of the connection, nor those of one response only."""
-        named = {name.strip().lower() for value in values(headers, "connection") for name in value.split(",")}
-        dropped = HOP_BY_HOP | PER_RESPONSE | named | (frozenset() if self.keep_cookies else {"set-cookie"})
+    def _lasting(self, headers: Headers) -> Headers:
+        """The headers that a replay repeats."""
+        dropped = HOP_BY_HOP | self.not_replayed
+        named = values(headers, "connection")
+        if named:
+            dropped |= {name.strip().lower() for value in named for name in value.split(",")}
         return tuple(pair for pair in headers if pair[0] not in dropped)
 
-    def unavailable(self) -> Response:
-        """The answer while the store is down and the policy is to refuse."""
-        return problem("store-unavailable", 503, "Idempotency cannot be guaranteed right now.", (("retry-after", "1"),))
+    def failure(self) -> Response:
+        """What is kept of an application that raised, where 500 is kept."""
+        return self._problem(Problem.FAILED, 500, "The first request with this key failed on the server.")
 
-    def undecodable(self, error: IdemstoreError) -> Response:
-        """The answer where what is stored cannot be replayed; never a wrong body to a wrong caller."""
-        foreign = isinstance(error, UndecodableResult)
-        detail = "What is stored under this key belongs to another operation." if foreign else "The record is damaged."
-        return problem("unreadable-record", 500, detail)
+    # -- something is wrong ------------------------------------------------------------------------------------------
+
+    def trouble(self, error: IdemstoreError, request: Request) -> Response:
+        """The answer where idempotency cannot be had: never a wrong body. The error is for the log."""
+        match error:
+            case StoreUnavailable() | StoreFull():
+                detail = "Nothing was run: try again, with the same key."
+                answer = self._problem(Problem.STORE_UNAVAILABLE, 503, detail, (("retry-after", "1"),))
+            case UndecodableResult() | CorruptRecord():
+                detail = "What is stored under this key answers another request, or cannot be read. Nothing was run."
+                answer = self._problem(Problem.UNREADABLE_RECORD, 500, detail)
+            case ConfigurationError():
+                answer = self._problem(Problem.MISCONFIGURED, 500, "Nothing was run. The operator has to look into it.")
+            case _:
+                answer = self._problem(Problem.STORE_ERROR, 500, "Nothing was run. The operator has to look into it.")
+        return self._reshaped(answer, request)
+
+    def lost(self, request: Request) -> Response:
+        """The answer to an owner whose claim was taken over: its own response must not count."""
+        detail = "This request took so long that another one with its key took over: try again to get its answer."
+        answer = self._problem(Problem.LEASE_LOST, self.in_flight_status, detail, (("retry-after", "1"),))
+        return self._reshaped(answer, request)
+
+    def incomplete(self, request: Request) -> Response:
+        """The answer to a body that ends before its declared length."""
+        return self._reshaped(self._problem(Problem.INCOMPLETE_BODY, 400, "Nothing was run: send it again."), request)
+
+    def _answer(self, request: Request, kind: Problem, status: int, detail: str, headers: Headers = ()) -> Answer:
+        """A problem for a request."""
+        return Answer(self._reshaped(self._problem(kind, status, detail, headers), request))
+
+    def _problem(self, kind: Problem, status: int, detail: str, headers: Headers = (), **members: int) -> Response:
+        """A problem document."""
+        return problem(kind, status, detail, headers, base=self.problem_base, **members)
+
+    def _reshaped(self, answer: Response, request: Request) -> Response:
+        """The API's own error body, where the policy has one."""
+        return answer if self.reshape is None else self.reshape(answer, request)
 
 
-def problem(kind: str, status: int, detail: str, headers: Headers = ()) -> Response:
-    """A problem document (RFC 9457). ``kind`` is stable: clients may rely on the ``type`` URI."""
-    title = kind.replace("-", " ").capitalize()
-    body = {"type": PROBLEMS + kind, "title": title, "status": status, "detail": detail}
-    return Response(status, (("content-type", "application/problem+json"), *headers), json.dumps(body).encode())
-
-
-def describe(plan: Guarded) -> str:
-    """A plan for logs, without the client's key."""
-    return redact(plan.key if isinstance(plan.key, str) else ":".join(plan.key))
+def _with(request: Request, *, route: str | None = None, body: bytes = b"", truncated: bool = False) -> Request:
+    """The same request with more known of it (``dataclasses.replace`` takes ten times as long)."""
+    return Request(
+        request.method,
+        request.path,
+        request.headers,
+        request.query,
+        request.route if route is None else route,
+        body or request.body,
+        truncated,
+        request.context,
+    )
