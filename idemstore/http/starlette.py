@@ -25,7 +25,7 @@ from idemstore.errors import ConfigurationError
 from idemstore.http import asgi
 from idemstore.http.asgi_types import AsgiApp, Receive, Scope, Send
 from idemstore.http.policy import HttpPolicy
-from idemstore.http.views import POLICY, TEMPLATE, UNSAFE, Mark, by_template, idempotent, mark_of, not_idempotent
+from idemstore.http.views import POLICY, TEMPLATE, UNSAFE, Engines, Mark, idempotent, mark_of, not_idempotent
 
 __all__ = ["IdempotencyMiddleware", "idempotent", "not_idempotent"]
 
@@ -43,11 +43,10 @@ class IdempotencyMiddleware:
 
     def __init__(self, app: AsgiApp, store: AsyncStore, policy: HttpPolicy, *, marked_only: bool = False) -> None:
         self.app, self.store, self.policy, self.marked_only = app, store, policy, marked_only
-        common = asgi.IdempotencyMiddleware(app, store, by_template(policy))
-        self._common = None if marked_only else common
+        self._engines = Engines(
+            lambda own: asgi.IdempotencyMiddleware(app, store, own), policy, marked_only=marked_only
+        )
         self._methods = UNSAFE | policy.methods
-        self._own: dict[tuple[int, frozenset[str]], asgi.IdempotencyMiddleware | None] = {}
-        self._marks: list[Mark] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection."""
@@ -64,16 +63,7 @@ class IdempotencyMiddleware:
         if found is None:
             return None
         scope[TEMPLATE] = found.template
-        return self._common if found.mark is None else self._marked(found.mark, found.methods)
-
-    def _marked(self, mark: Mark, methods: frozenset[str]) -> asgi.IdempotencyMiddleware | None:
-        """The engine of a mark, made at its first request."""
-        known = id(mark), methods
-        if known not in self._own:
-            policy = mark.policy(self.policy, methods)
-            self._own[known] = None if policy is None else asgi.IdempotencyMiddleware(self.app, self.store, policy)
-            self._marks.append(mark)  # so that its id stays its own
-        return self._own[known]
+        return self._engines.of(found.mark, found.methods)
 
     def _routes(self, scope: Scope) -> Sequence[BaseRoute]:
         """The routes of the application that this middleware is of."""

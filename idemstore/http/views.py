@@ -6,7 +6,7 @@ is for, and asks the mark for the policy.
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final, TypedDict, TypeVar, Unpack
+from typing import Final, Generic, TypedDict, TypeVar, Unpack
 
 from idemstore.checks import Duration
 from idemstore.errors import ConfigurationError
@@ -18,6 +18,7 @@ from idemstore.http.routes import Routes
 from idemstore.policy import LeaseLoss, StoreDown
 
 V = TypeVar("V", bound=Callable[..., object])
+E = TypeVar("E")
 
 MARK: Final = "__idemstore_mark__"
 POLICY: Final = "idemstore.policy"
@@ -86,15 +87,32 @@ class Mark:
         return replace(base, **{**own, **self.changes})  # type: ignore[arg-type]
 
 
+class Engines(Generic[E]):
+    """A middleware per policy: the common one, and one for each mark, made at its first request."""
+
+    __slots__ = ("_common", "_make", "_marked", "policy")
+
+    def __init__(self, make: Callable[[HttpPolicy], E], policy: HttpPolicy, *, marked_only: bool) -> None:
+        self.policy, self._make = policy, make
+        common = make(policy if policy.routes is not None else replace(policy, routes=template))
+        self._common = None if marked_only else common
+        self._marked: dict[tuple[Mark, frozenset[str]], E | None] = {}
+
+    def of(self, mark: Mark | None, methods: Collection[str]) -> E | None:
+        """What guards a route; None: nothing does."""
+        if mark is None:
+            return self._common
+        known = mark, frozenset(methods)
+        if known not in self._marked:
+            policy = mark.policy(self.policy, methods)
+            self._marked[known] = None if policy is None else self._make(policy)
+        return self._marked[known]
+
+
 def template(request: Request) -> str | bool:
     """``HttpPolicy.routes`` of a marked route: its template, as the framework knows it."""
     found = request.context.get(TEMPLATE)
     return found if isinstance(found, str) and found else True
-
-
-def by_template(policy: HttpPolicy) -> HttpPolicy:
-    """The policy of routes without a mark: where it names no routes, they are the framework's."""
-    return policy if policy.routes is not None else replace(policy, routes=template)
 
 
 def idempotent(**changes: Unpack[Changes]) -> Callable[[V], V]:
