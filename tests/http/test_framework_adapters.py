@@ -1,8 +1,15 @@
 """The contract of adapters, on applications of each framework, over memory, a file and a server."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
+import django_site  # noqa: F401 - it configures Django
 import pytest
+from django.core.handlers.asgi import ASGIHandler
+from django.core.handlers.wsgi import WSGIHandler
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from django.test import override_settings
+from django.urls import path
 from fastapi import FastAPI, Request
 from fastapi.responses import Response, StreamingResponse
 from flask import Flask
@@ -13,6 +20,7 @@ from starlette.concurrency import run_in_threadpool
 from idemstore.async_store import AsyncStore
 from idemstore.http import fastapi as fastapi_adapter
 from idemstore.http import flask as flask_adapter
+from idemstore.http.choices import keep_everything
 from idemstore.http.policy import HttpPolicy
 from idemstore.store import Store
 from idemstore.testing.adapter_clients import AsgiServed, WsgiServed
@@ -71,6 +79,72 @@ def fastapi_app(desk: Desk) -> FastAPI:
     return app
 
 
+class Site:
+    """A Django URL configuration before a desk."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self.urlpatterns = [path("<path:path>", self.view)]
+
+    def view(self, request: HttpRequest, path: str) -> HttpResponseBase:
+        """Any path."""
+        reply = self.desk.answer(request.body)
+        made: HttpResponseBase
+        if reply.error is None and len(reply.parts) < 2:
+            made = HttpResponse(b"".join(reply.parts), status=reply.status)
+        else:
+            made = StreamingHttpResponse(self.desk.parts(reply), status=reply.status)
+        del made["content-type"]
+        for name, value in reply.all_headers:
+            made[name] = value
+        return made
+
+    async def aview(self, request: HttpRequest, path: str) -> HttpResponseBase:
+        """The same, async."""
+        made = await run_in_threadpool(self.view, request, path)
+        if isinstance(made, StreamingHttpResponse):
+            made.streaming_content = aparts(iter(made.streaming_content))
+        return made
+
+
+async def aparts(parts: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """An iterator, async."""
+    for part in parts:
+        yield part
+
+
+class DjangoContract(AdapterContract):
+    """What differs: Django makes a response of every error, and that is what is kept."""
+
+    @pytest.fixture(autouse=True)
+    def _settings(self) -> Iterator[None]:
+        """Settings are the process's: they are for one test."""
+        self.overridden: list[override_settings] = []
+        yield
+        for one in reversed(self.overridden):
+            one.disable()
+
+    def configure(self, desk: Desk, store: Store | AsyncStore, policy: HttpPolicy, view: str) -> None:
+        """A site before a desk."""
+        site = Site(desk)
+        site.urlpatterns = [path("<path:path>", getattr(site, view))]
+        setting = {"STORE": lambda mode: store, "POLICY": policy}
+        one = override_settings(ROOT_URLCONF=site, IDEMSTORE=setting, DATA_UPLOAD_MAX_MEMORY_SIZE=None)
+        one.enable()
+        self.overridden.append(one)
+
+    def test_failures_can_be_kept(self, bench) -> None:
+        """A 4xx and a 500 are replayed, as is what Django made of an error."""
+        bench.use(fate=keep_everything)
+        bench.desk.order(Reply(404, parts=[b"no"]))
+        bench.desk.order(Reply(error=ValueError("broken")))
+        for key, status in (("a", 404), ("c", 500)):
+            first, again = bench.post(key), bench.post(key)
+            assert (first.status, again.status, again.body) == (status, status, first.body)
+            assert again.header("idempotency-replayed") == "true"
+        assert bench.desk.runs == 2
+
+
 class TestFlask(AdapterContract):
     """The Flask extension."""
 
@@ -93,3 +167,23 @@ class TestFastapi(AdapterContract):
         app = fastapi_app(desk)
         fastapi_adapter.Idempotency(store, policy).install(app)
         return AsgiServed(app, thread)
+
+
+class TestDjango(DjangoContract):
+    """Django under WSGI."""
+
+    def serve(self, desk: Desk, store: Store | AsyncStore, policy: HttpPolicy, thread: LoopThread) -> Served:
+        """Before a view."""
+        self.configure(desk, store, policy, "view")
+        return WsgiServed(WSGIHandler())
+
+
+class TestAsyncDjango(DjangoContract):
+    """Django under ASGI."""
+
+    mode = "async"
+
+    def serve(self, desk: Desk, store: Store | AsyncStore, policy: HttpPolicy, thread: LoopThread) -> Served:
+        """Before an async view."""
+        self.configure(desk, store, policy, "aview")
+        return AsgiServed(ASGIHandler(), thread)
