@@ -6,7 +6,8 @@ view goes on to its end.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from io import BytesIO
+from typing import Any, Final
 
 from asgiref.sync import sync_to_async
 from django.http import HttpRequest, HttpResponse
@@ -19,6 +20,13 @@ from idemstore.http.django_parts import OPERATION_KEY, REQUEST, VISIT, hand_on, 
 from idemstore.http.views import POLICY, TEMPLATE
 from idemstore.http.wsgi_types import CHUNK
 
+AHEAD: Final = 64
+"""Parts of a streamed response that the view may be ahead of the server."""
+UNREAD: Final = 30.0
+"""Seconds after which a stream that nobody has begun to read counts as left: Django forgets it where it cannot send the
+first part, without closing it.
+"""
+
 
 class Visit:
     """One request."""
@@ -26,6 +34,7 @@ class Visit:
     def __init__(self, request: HttpRequest) -> None:
         self.request, self._stream = request, stream_of(request)
         self._read = False
+        self._front: list[bytes] = []
         self.response: HttpResponseBase | None = None
         self.own: Message | None = None
         """The start of the view's response;"""
@@ -33,8 +42,9 @@ class Visit:
         """and what the engine starts its answer with: the same message, or its own."""
         self.bodies: list[bytes] = []
         self.parts: asyncio.Queue[bytes | None] | None = None
-        """Where the parts of a streamed response go, one at a time."""
-        self.streams = asyncio.Event()
+        """Where the parts of a streamed response go."""
+        self.streams, self.begun = asyncio.Event(), asyncio.Event()
+        """Whether there is a stream, and whether somebody reads it."""
         self.gone = False
 
     async def receive(self) -> Message:
@@ -42,12 +52,17 @@ class Visit:
         if self._read:
             await asyncio.Event().wait()
         data = self._stream.read(CHUNK)
+        self._front.append(data)
         self._read = len(data) < CHUNK
         return {"type": "http.request", "body": data, "more_body": not self._read}
 
     def hand_on(self) -> None:
-        """The view finds the body from its beginning."""
-        self._stream.seek(0)  # under ASGI it is a file
+        """The view finds the body from its beginning. Where all of it was read the view gets that: Django closes its
+        own file once the client is gone, and the view may go on.
+        """
+        if self._read:
+            self._stream = BytesIO(b"".join(self._front))
+        self._stream.seek(0)
         hand_on(self.request, self._stream)
 
     async def send(self, message: Message) -> None:
@@ -57,16 +72,27 @@ class Visit:
         if message["type"] == "http.response.start":
             self.started = message
             if message is self.own and isinstance(self.response, StreamingHttpResponse):
-                self.parts = asyncio.Queue(1)
+                self.parts = asyncio.Queue(AHEAD)
                 self.streams.set()
         elif self.parts is not None:
-            await self.parts.put(message.get("body", b""))
+            await self._part(self.parts, message.get("body", b""))
         else:
             self.bodies.append(message.get("body", b""))
+
+    async def _part(self, parts: "asyncio.Queue[bytes | None]", part: bytes) -> None:
+        """A part of a stream, once there is room for it."""
+        if parts.full() and not self.begun.is_set():
+            try:
+                await asyncio.wait_for(self.begun.wait(), UNREAD)
+            except TimeoutError as error:
+                self.leave()
+                raise OSError("nobody reads the response") from error
+        await parts.put(part)
 
     def leave(self) -> None:
         """Nobody reads the stream any more."""
         self.gone = True
+        self.begun.set()
         while self.parts is not None and not self.parts.empty():
             self.parts.get_nowait()
 
@@ -138,6 +164,7 @@ async def stream(
     visit: Visit, parts: "asyncio.Queue[bytes | None]", task: "asyncio.Future[None]"
 ) -> AsyncIterator[bytes]:
     """A streamed response on its way through the engine; what breaks it is raised here."""
+    visit.begun.set()
     task.add_done_callback(lambda _: asyncio.ensure_future(parts.put(None)))
     try:
         while (part := await parts.get()) is not None:

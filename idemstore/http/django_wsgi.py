@@ -93,6 +93,8 @@ def guarded(engine: wsgi.IdempotencyMiddleware, request: HttpRequest, template: 
     if response is not None and visit.started is visit.own:
         if isinstance(response, StreamingHttpResponse):
             response.streaming_content = Stream(first, result)
+            closers = response._resource_closers  # type: ignore[attr-defined]
+            closers.insert(0, closers.pop())  # ours reads what is left: before the view's own iterator is closed
             return response
         _spent(result)
         return response

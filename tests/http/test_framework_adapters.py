@@ -178,6 +178,7 @@ class TestDjango(DjangoContract):
         return WsgiServed(WSGIHandler())
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Django cancelled leaves its file open
 class TestAsyncDjango(DjangoContract):
     """Django under ASGI."""
 
