@@ -153,14 +153,20 @@ class IdempotencyMiddleware:
         extensions = scope.get("extensions")
         if extensions:
             inner["extensions"] = {name: value for name, value in extensions.items() if name not in UNSEEN}
-        task = asyncio.get_running_loop().create_task(running.main(self.app, inner))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        loop = asyncio.get_running_loop()
+        over: asyncio.Future[None] = loop.create_future()
+        task = loop.create_task(running.main(self.app, inner, over))
+        self._tasks.add(task)  # the loop itself holds it weakly
         try:
-            await asyncio.shield(task)
+            await over
         except asyncio.CancelledError:
             running.detach()
             raise
+        finally:
+            if task.done():
+                self._tasks.discard(task)
+            else:
+                task.add_done_callback(self._tasks.discard)
 
 
 UNSEEN = frozenset({"http.response.pathsend", "http.response.zerocopysend", "http.response.trailers"})

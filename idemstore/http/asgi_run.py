@@ -41,7 +41,6 @@ class Running:
         "_answered",
         "_ask",
         "_declared",
-        "_detached",
         "_gone",
         "_headers",
         "_home",
@@ -66,16 +65,34 @@ class Running:
         self._declared: int | None = None
         self._parts: list[bytes] | None = []
         self._size = 0
-        self._started = self._settled = self._muted = self._gone = self._detached = False
+        self._started = self._settled = self._muted = self._gone = False
         self._answered: asyncio.Event | None = None
         if self.operation.beat is not None:
             home.heartbeat.add(self.operation.beat)
 
     def detach(self) -> None:
-        """The server has given the request up: nothing is sent any more, and errors are ours to log."""
-        self._gone = self._detached = True
+        """The server has given the request up: nothing is sent any more."""
+        self._gone = True
 
-    async def main(self, app: AsgiApp, scope: Scope) -> None:
+    async def main(self, app: AsgiApp, scope: Scope, over: "asyncio.Future[None]") -> None:
+        """The task of a request. ``over`` is what the server waits for: it hears of the end from here, a step of the
+        loop before the task itself has ended, and its cancellation does not reach the task.
+        """
+        try:
+            await self._run(app, scope)
+        except asyncio.CancelledError:
+            over.cancel()
+            raise
+        except Exception as error:  # noqa: BLE001 - it goes on to the server, or to the log where that is gone
+            if over.done():
+                log.error("%s failed, and its client is gone", redact(self._ask.stored), exc_info=error)
+            else:
+                over.set_exception(error)
+        else:
+            if not over.done():
+                over.set_result(None)
+
+    async def _run(self, app: AsgiApp, scope: Scope) -> None:
         """Run the application to its end; record what it answers, or that it failed."""
         current.set(self.operation)  # this task's context ends with it
         if self._home.policy.lease_loss is LeaseLoss.CANCEL:
@@ -87,10 +104,8 @@ class Running:
         except asyncio.CancelledError as error:
             if not await self._stopped(error):
                 raise
-        except Exception as error:
+        except Exception:
             await self._failed()
-            if self._detached:
-                log.error("%s failed, and its client is gone", redact(self._ask.stored), exc_info=error)
             raise
         finally:
             self._quiet()
