@@ -25,6 +25,7 @@ from idemstore.http.choices import (
     FingerprintOf,
     LargeRequest,
     OnMismatch,
+    OperationOf,
     Reshape,
     Rewrite,
     Scope,
@@ -32,6 +33,7 @@ from idemstore.http.choices import (
     SingleTenant,
     body_fingerprint,
     keep_client_errors,
+    method_and_path,
 )
 from idemstore.http.facts import Headers, Request, Response, values
 from idemstore.http.keyformat import BadKey, KeyFormat
@@ -108,6 +110,8 @@ class HttpPolicy:
     """CANCEL: cancel an application (ASGI only) whose claim was taken over."""
     takeover: bool = True
     """False: after a crash half-way answer ``in_flight_status`` until an operator settles the key."""
+    binds: OperationOf = method_and_path
+    """What a record is bound to: it is never replayed to a request of which this function says anything else."""
     max_request: int = MIB
     """Bytes of a request body that are read for its fingerprint."""
     large_request: LargeRequest = LargeRequest.REFUSE
@@ -204,7 +208,7 @@ class HttpPolicy:
             if body or truncated:
                 request = request._replace(body=body, truncated=truncated)
             digest = self.fingerprint(request)
-        operation = f"{request.method} {request.path}"
+        operation = self.binds(request)
         if self.on_mismatch is OnMismatch.SEPARATE and digest is not None:
             return Guarded(request, self.key((*keyed.scope, digest.hex()), keyed.key), None, operation)
         return Guarded(request, self.key(keyed.scope, keyed.key), digest, operation)
