@@ -43,7 +43,7 @@ class IdempotencyMiddleware:
         self.app, self.store, self.policy = app, store, policy
         self.heartbeat = async_keepalive(store)
         self._names = frozenset(name.encode() for name in policy.headers)
-        self._tasks = set[asyncio.Task[None]]()
+        self.tasks = set[asyncio.Task[None]]()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection."""
@@ -155,18 +155,13 @@ class IdempotencyMiddleware:
             inner["extensions"] = {name: value for name, value in extensions.items() if name not in UNSEEN}
         loop = asyncio.get_running_loop()
         over: asyncio.Future[None] = loop.create_future()
-        task = loop.create_task(running.main(self.app, inner, over))
-        self._tasks.add(task)  # the loop itself holds it weakly
+        running.task = loop.create_task(running.main(self.app, inner, over))
+        self.tasks.add(running.task)  # until it has ended: the loop itself holds it weakly
         try:
             await over
         except asyncio.CancelledError:
             running.detach()
             raise
-        finally:
-            if task.done():
-                self._tasks.discard(task)
-            else:
-                task.add_done_callback(self._tasks.discard)
 
 
 UNSEEN = frozenset({"http.response.pathsend", "http.response.zerocopysend", "http.response.trailers"})

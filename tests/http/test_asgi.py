@@ -183,7 +183,7 @@ def test_a_cancelled_request_goes_on_without_its_server():
             await task
         assert await state(store) is State.IN_FLIGHT
         go.set()
-        await until(lambda: not wrapped._tasks)
+        await until(lambda: not wrapped.tasks)
         assert await state(store) is State.COMPLETED
         assert visit.sent == []
 
@@ -209,7 +209,7 @@ def test_errors_of_a_detached_application_are_logged(caplog: pytest.LogCaptureFi
         with contextlib.suppress(asyncio.CancelledError):
             await task
         go.set()
-        await until(lambda: not wrapped._tasks)
+        await until(lambda: not wrapped.tasks)
         assert await state(store) is None
 
     with caplog.at_level(logging.ERROR, "idemstore.http"):
@@ -236,7 +236,7 @@ def test_a_loop_that_shuts_down_frees_the_key():
         visit = Visit(b"{}")
         outer = asyncio.ensure_future(wrapped(scope(), visit.receive, visit.send))
         await begun.wait()
-        (inner,) = wrapped._tasks
+        (inner,) = wrapped.tasks
         inner.cancel()
         with pytest.raises(asyncio.CancelledError):
             await outer
