@@ -43,7 +43,7 @@ class IdempotencyMiddleware:
         self.app, self.store, self.policy = app, store, policy
         self.heartbeat = async_keepalive(store)
         self._names = frozenset(name.encode() for name in policy.headers)
-        self._tasks = set[asyncio.Task[None]]()
+        self.tasks = set[asyncio.Task[None]]()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection."""
@@ -153,11 +153,12 @@ class IdempotencyMiddleware:
         extensions = scope.get("extensions")
         if extensions:
             inner["extensions"] = {name: value for name, value in extensions.items() if name not in UNSEEN}
-        task = asyncio.get_running_loop().create_task(running.main(self.app, inner))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        loop = asyncio.get_running_loop()
+        over: asyncio.Future[None] = loop.create_future()
+        running.task = loop.create_task(running.main(self.app, inner, over))
+        self.tasks.add(running.task)  # until it has ended: the loop itself holds it weakly
         try:
-            await asyncio.shield(task)
+            await over
         except asyncio.CancelledError:
             running.detach()
             raise

@@ -10,11 +10,11 @@ from idemstore.async_guard import AsyncOperation
 from idemstore.async_insist import async_insist, outlast, to_the_end
 from idemstore.async_keepalive import AsyncKeepalive
 from idemstore.async_store import AsyncStore
-from idemstore.errors import IdemstoreError
+from idemstore.errors import IdemstoreError, StoreUnavailable
 from idemstore.http.asgi_types import AsgiApp, Incoming, Message, Scope, Send, send_response
 from idemstore.http.choices import Fate
 from idemstore.http.core import Ask, HttpCore, log
-from idemstore.http.facts import Headers, make_headers
+from idemstore.http.facts import Headers
 from idemstore.http.plans import Settlement
 from idemstore.http.policy import HttpPolicy
 from idemstore.keys import redact
@@ -32,6 +32,7 @@ class Home(Protocol):
     store: AsyncStore
     policy: HttpPolicy
     heartbeat: AsyncKeepalive
+    tasks: "set[asyncio.Task[None]]"
 
 
 class Running:
@@ -41,7 +42,6 @@ class Running:
         "_answered",
         "_ask",
         "_declared",
-        "_detached",
         "_gone",
         "_headers",
         "_home",
@@ -55,27 +55,50 @@ class Running:
         "_started",
         "_status",
         "operation",
+        "task",
     )
 
     def __init__(self, home: Home, ask: Ask, claimed: Claimed, incoming: Incoming, send: Send) -> None:
         self._home, self._ask, self._incoming, self._send = home, ask, incoming, send
         self.operation = AsyncOperation(home.core.home, home.store, ask.guarded.key, ask.stored, claimed)
+        self.task: asyncio.Task[None] | None = None
         self._start: Message | None = None
         self._status = 0
         self._headers: Headers = ()
         self._declared: int | None = None
         self._parts: list[bytes] | None = []
         self._size = 0
-        self._started = self._settled = self._muted = self._gone = self._detached = False
+        self._started = self._settled = self._muted = self._gone = False
         self._answered: asyncio.Event | None = None
         if self.operation.beat is not None:
             home.heartbeat.add(self.operation.beat)
 
     def detach(self) -> None:
-        """The server has given the request up: nothing is sent any more, and errors are ours to log."""
-        self._gone = self._detached = True
+        """The server has given the request up: nothing is sent any more."""
+        self._gone = True
 
-    async def main(self, app: AsgiApp, scope: Scope) -> None:
+    async def main(self, app: AsgiApp, scope: Scope, over: "asyncio.Future[None]") -> None:
+        """The task of a request. ``over`` is what the server waits for: it hears of the end from here, a step of the
+        loop before the task itself has ended, and its cancellation does not reach the task.
+        """
+        try:
+            await self._run(app, scope)
+        except asyncio.CancelledError:
+            over.cancel()
+            raise
+        except Exception as error:  # noqa: BLE001 - it goes on to the server, or to the log where that is gone
+            if over.done():
+                log.error("%s failed, and its client is gone", redact(self._ask.stored), exc_info=error)
+            else:
+                over.set_exception(error)
+        else:
+            if not over.done():
+                over.set_result(None)
+        finally:
+            if self.task is not None:
+                self._home.tasks.discard(self.task)
+
+    async def _run(self, app: AsgiApp, scope: Scope) -> None:
         """Run the application to its end; record what it answers, or that it failed."""
         current.set(self.operation)  # this task's context ends with it
         if self._home.policy.lease_loss is LeaseLoss.CANCEL:
@@ -87,10 +110,8 @@ class Running:
         except asyncio.CancelledError as error:
             if not await self._stopped(error):
                 raise
-        except Exception as error:
+        except Exception:
             await self._failed()
-            if self._detached:
-                log.error("%s failed, and its client is gone", redact(self._ask.stored), exc_info=error)
             raise
         finally:
             self._quiet()
@@ -149,7 +170,9 @@ class Running:
     def _begin(self, message: Message) -> None:
         """Status and headers; held back until there is a part of the body."""
         self._start, self._status = message, message["status"]
-        headers = self._headers = make_headers(message.get("headers", ()))
+        headers = self._headers = tuple(
+            [(str(name, "latin-1").lower(), str(value, "latin-1")) for name, value in message.get("headers", ())]
+        )
         for name, value in headers:
             if name == "content-length":
                 self._declared = int(value) if value.isascii() and value.isdigit() else None
@@ -170,10 +193,14 @@ class Running:
             if not owned:
                 await self._lose()
                 return
-        if self._start is not None:
-            start, self._start, self._started = self._start, None, True
-            await self._forward(start)
-        await self._forward(message)
+        if not self._gone:
+            try:
+                if self._start is not None:
+                    start, self._start, self._started = self._start, None, True
+                    await self._send(start)
+                await self._send(message)
+            except OSError as error:
+                self._left(error)
         if given_up:
             raise OSError("the client went away, and the response is larger than what is kept of it")
 
@@ -184,8 +211,12 @@ class Running:
         try:
             await self._send(message)
         except OSError as error:
-            self._gone = True
-            log.debug("the client of %s went away: %s", redact(self._ask.stored), error)
+            self._left(error)
+
+    def _left(self, error: OSError) -> None:
+        """The client went away, says the server."""
+        self._gone = True
+        log.debug("the client of %s went away: %s", redact(self._ask.stored), error)
 
     # -- the record --------------------------------------------------------------------------------------------------
 
@@ -202,7 +233,7 @@ class Running:
         self._parts = None
         self._quiet()
         try:
-            answer = await to_the_end(lambda: async_insist(lambda: self._tell(settlement), until))
+            answer = await to_the_end(lambda: self._insist(settlement, until))
         except IdemstoreError as error:
             home.core.unrecorded(ask, error)
             return True
@@ -210,6 +241,13 @@ class Running:
             home.core.lost(ask)
             return False
         return True
+
+    async def _insist(self, settlement: Settlement, until: float) -> SettleOutcome:
+        """Tell the store, and tell it again where there is no answer."""
+        try:
+            return await self._tell(settlement)
+        except StoreUnavailable:
+            return await async_insist(lambda: self._tell(settlement), until)
 
     async def _tell(self, settlement: Settlement) -> SettleOutcome:
         """One call of the store; it may be repeated."""

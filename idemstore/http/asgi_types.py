@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
-from idemstore.http.facts import Request, Response, make_headers
+from idemstore.http.facts import Request, Response
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -16,11 +16,11 @@ BODILESS: Final = frozenset({204, 304})
 
 
 def read_request(scope: Scope) -> Request:
-    """The facts of a scope."""
+    """The facts of a scope; its header names are in lower case (ASGI says so)."""
     return Request(
         scope["method"],
         scope["path"],
-        make_headers(scope["headers"]),
+        tuple([(str(name, "latin-1"), str(value, "latin-1")) for name, value in scope["headers"]]),
         str(scope.get("query_string", b""), "latin-1"),
         None,
         b"",

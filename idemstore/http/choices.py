@@ -49,6 +49,7 @@ FingerprintOf = Callable[[Request], bytes]
 Rewrite = Callable[[Response, Request], Response | Awaitable[Response]]
 Reshape = Callable[[Response, Request], Response]
 FateOf = Callable[[int], Fate]
+OperationOf = Callable[[Request], str]
 
 
 class SingleTenant:
@@ -64,6 +65,11 @@ class SingleTenant:
 def single_tenant() -> Scope:
     """Said out loud: every caller of this service shares one namespace of keys."""
     return SingleTenant()
+
+
+def method_and_path(request: Request) -> str:
+    """What a record is bound to, by default."""
+    return f"{request.method} {request.path}"
 
 
 def body_fingerprint(request: Request) -> bytes:

@@ -1,15 +1,18 @@
 """HTTP as the policy sees it: what a request is and what a response is. No framework in it, no I/O."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 Headers = tuple[tuple[str, str], ...]
 """Names in lower case, in the order they came; a name may come twice."""
 
+NOTHING: Final[Mapping[str, object]] = MappingProxyType({})
+
 
 def make_headers(pairs: Iterable[tuple[bytes | str, bytes | str]]) -> Headers:
     """Headers with names in lower case; bytes are read as Latin-1, as HTTP/1.1 is (RFC 9110, 5.5)."""
-    return tuple((_text(name).lower(), _text(value)) for name, value in pairs)
+    return tuple([(_text(name).lower(), _text(value)) for name, value in pairs])
 
 
 def _text(value: bytes | str) -> str:
@@ -22,24 +25,26 @@ def values(headers: Headers, name: str) -> list[str]:
     return [value for found, value in headers if found == name]
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """The facts of a request.
-
-    ``path`` is the whole path, decoded. ``route`` is its template where one is known (``paths()`` of the policy, or a
-    framework), else None. ``body`` is what was read for the fingerprint: at most ``HttpPolicy.max_request`` bytes, b""
-    where the policy needs none. ``context`` is the framework's own view: the ASGI scope, the WSGI environ.
-    """
+class Request(NamedTuple):
+    """The facts of a request. ``request._replace(route=...)`` gives another one."""
 
     method: str
     path: str
+    """The whole path, decoded."""
     headers: Headers = ()
     query: str = ""
     route: str | None = None
-    body: bytes = field(default=b"", repr=False)
+    """The template of the path where one is known (``paths()`` of the policy, or a framework)."""
+    body: bytes = b""
+    """What was read for the fingerprint: at most ``HttpPolicy.max_request`` bytes, none where the policy needs none."""
     truncated: bool = False
     """Whether the body goes on behind ``body``."""
-    context: Mapping[str, object] = field(default_factory=dict, repr=False)
+    context: Mapping[str, object] = NOTHING
+    """The framework's own view: the ASGI scope, the WSGI environ."""
+
+    def __repr__(self) -> str:
+        """Without what may be secret."""
+        return f"<Request {self.method} {self.path}>"
 
     def header(self, name: str) -> str | None:
         """The first value of a header, or None."""
@@ -52,13 +57,17 @@ class Request:
         return f"{self.method} {self.route or self.path}"
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
-    """A response. ``body`` None: it was too large to be kept."""
+class Response(NamedTuple):
+    """A response. ``response._replace(body=...)`` gives another one."""
 
     status: int
     headers: Headers = ()
-    body: bytes | None = field(default=b"", repr=False)
+    body: bytes | None = b""
+    """None: it was too large to be kept."""
+
+    def __repr__(self) -> str:
+        """Without what may be secret."""
+        return f"<Response {self.status}>"
 
     def header(self, name: str) -> str | None:
         """The first value of a header, or None."""

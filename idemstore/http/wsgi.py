@@ -14,6 +14,7 @@ The running operation (``fence``, ``attempt``, ``resumed_from``, ``checkpoint``,
 ``environ["idemstore.operation"]`` and ``idemstore.operation()``; absent where the request is not guarded.
 """
 
+import inspect
 from collections.abc import Iterable
 
 from idemstore.errors import ConfigurationError, IdemstoreError
@@ -36,6 +37,8 @@ class IdempotencyMiddleware:
     def __init__(self, app: WsgiApp, store: Store, policy: HttpPolicy) -> None:
         if not isinstance(store, Store):
             raise ConfigurationError("the WSGI middleware takes a Store: use idemstore.open(url)")
+        if inspect.iscoroutinefunction(getattr(policy, "rewrite", None)):
+            raise ConfigurationError("HttpPolicy.rewrite is async: the WSGI middleware takes a plain function")
         self.core = HttpCore(store, policy)
         self.app, self.store, self.policy = app, store, policy
         self.heartbeat = keepalive(store)
@@ -135,5 +138,5 @@ class IdempotencyMiddleware:
         """The answer to a retry, by the policy's hook where it has one."""
         made = self.policy.rewritten(stored, request)
         if not isinstance(made, Response):
-            raise ConfigurationError("HttpPolicy.rewrite is async: the WSGI middleware takes a plain function")
+            raise ConfigurationError(f"HttpPolicy.rewrite gave a {type(made).__name__}: it is to return a Response")
         return self.policy.replayed(made, request)
