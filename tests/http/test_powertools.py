@@ -101,10 +101,12 @@ def bench(subject: Subject) -> Iterator[Bench]:
 def test_a_retry_replays(bench: Bench):
     """In the same environment and in another one; one round trip each, claim and completion on the first."""
     first, other = bench.handler(), bench.handler()
+    first({"order": "warm"}, Context())  # scripts are loaded at first use
+    before, bench.runs = bench.faults.round_trips, 0
     assert first(bench.event(), Context()) == {"run": 1}
-    assert bench.faults.round_trips == 2
+    assert bench.faults.round_trips == before + 2
     assert first(bench.event(2), Context()) == other(bench.event(), Context()) == {"run": 1}
-    assert (bench.faults.round_trips, bench.runs) == (4, 1)
+    assert (bench.faults.round_trips, bench.runs) == (before + 4, 1)
 
 
 def test_nothing_is_a_result(bench: Bench):
