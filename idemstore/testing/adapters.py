@@ -185,6 +185,17 @@ class AdapterContract:
         assert bench.post().body == b"stopped"
         assert bench.desk.runs == 1
 
+    def test_waiting_ends(self, bench: Bench) -> None:
+        """After ``wait`` a request that waits gets 409, too."""
+        bench.use(wait=0.2)
+        stop = bench.desk.stop()
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(bench.post)
+            assert stop.reached()
+            assert bench.post().problem == "in-flight"
+            stop.go()
+            assert first.result(PATIENCE).status == 201
+
     def test_another_payload_is_refused(self, bench: Bench) -> None:
         """422, whether the first one is done or not; the payload of the first one still replays."""
         stop = bench.desk.stop()
@@ -239,6 +250,18 @@ class AdapterContract:
         bench.look.claim(bench.policy.key(bench.tenant, "k"), lease=30)
         assert bench.post().status == 409
         bench.age(31)
+        assert (bench.post().status, bench.desk.runs) == (201, 1)
+
+    def test_a_crash_can_be_left_to_an_operator(self, bench: Bench) -> None:
+        """By the policy it rather does not run than runs twice; once the key is settled the answer is there."""
+        bench.use(takeover=False)
+        key = bench.policy.key(bench.tenant, "k")
+        claim = bench.look.claim(key, lease=30)
+        assert isinstance(claim, idemstore.Claimed)
+        bench.age(31)
+        got = bench.post()
+        assert (got.status, got.problem, bench.desk.runs) == (409, "abandoned", 0)
+        bench.look.release(key, claim.token)
         assert (bench.post().status, bench.desk.runs) == (201, 1)
 
     # -- who and what it is for --------------------------------------------------------------------------------------
@@ -300,7 +323,7 @@ class AdapterContract:
         bench.use(scope=lambda request: None, required=True)
         assert [bench.post(key).body for key in ("k", "k", None, "\x01")] == [b"run %d" % n for n in (1, 2, 3, 4)]
 
-    def test_a_scope_that_is_none_is_a_500(self, bench: Bench) -> None:
+    def test_a_scope_that_is_empty_is_a_500(self, bench: Bench) -> None:
         """A mistake on the server: callers must not be mixed up."""
         bench.use(scope=lambda request: "")
         got = bench.post()
@@ -322,7 +345,9 @@ class AdapterContract:
         assert bench.post(None, b"x" * 1001).status == 201
         assert bench.post(body=b"x" * 1000).status == 201
 
-    def test_a_store_of_another_operation_is_never_replayed(self, bench: Bench) -> None:
+    def test_a_record_of_another_operation_is_never_replayed(
+        self, bench: Bench, caplog: pytest.LogCaptureFixture
+    ) -> None:
         """A record of another route, or of another program: 500, logged, and not a word of it."""
         bench.use(fingerprint=None)
         bench.desk.order(Reply(parts=[b"secret"]))
@@ -335,6 +360,10 @@ class AdapterContract:
             assert (got.status, got.problem) == (500, "unreadable-record")
             assert b"secret" not in got.body
         assert bench.desk.runs == 1
+        told = [record.getMessage() for record in caplog.records if record.name == "idemstore.http"]
+        assert len(told) == 2
+        assert "another operation" in told[0]
+        assert "secret" not in "".join(told)
 
     # -- the store is in trouble -------------------------------------------------------------------------------------
 
@@ -355,10 +384,11 @@ class AdapterContract:
         assert (bench.post().body, bench.post().body) == (b"run 2", b"run 2")
 
     def test_a_completion_that_is_lost_is_sent_again(self, bench: Bench) -> None:
-        """Reply or request lost: the record is there all the same."""
+        """Replies or requests lost, a few times over: the record is there all the same."""
         for key, lose in (("a", bench.faults.lose_request), ("b", bench.faults.lose_reply)):
             bench.faults.passing()
-            lose()
+            for _ in range(4):
+                lose()
             first, again = bench.post(key), bench.post(key)
             assert (first.status, again.status, again.body) == (201, 201, first.body)
         assert bench.desk.runs == 2

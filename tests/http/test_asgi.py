@@ -18,6 +18,7 @@ from idemstore.keys import encode_key
 from idemstore.machine import State
 from idemstore.testing.adapter_clients import AsgiServed, Visit
 from idemstore.testing.families.memory import MemorySubject
+from idemstore.testing.faults import AsyncFaultyDriver, Faults
 
 POLICY = HttpPolicy(scope=lambda request: "ann")
 KEY = POLICY.key("ann", "k")
@@ -266,6 +267,53 @@ def test_a_claim_that_is_cancelled_is_given_back():
             await task
         await store.release(KEY, other.token)
         assert isinstance(await store.claim(KEY), Claimed)
+
+    run(test)
+
+
+def test_a_claim_that_is_cancelled_after_it_was_applied_is_given_back():
+    """Nobody is going to use it, so the next request runs at once."""
+
+    async def test(store: AsyncStore) -> None:
+        faults = Faults()
+        stop = faults.stop_after()
+        faulty = store.wrapped(lambda driver: AsyncFaultyDriver(driver, faults))
+        visit = Visit(b"{}")
+        wrapped = IdempotencyMiddleware(answer(b"x"), faulty, HttpPolicy(scope=lambda request: "ann", fingerprint=None))
+        task = asyncio.ensure_future(wrapped(scope(), visit.receive, visit.send))
+        await asyncio.to_thread(stop.reached)
+        task.cancel()
+        stop.go()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        claim = await faulty.claim(KEY)
+        assert isinstance(claim, Claimed)
+        assert claim.attempt == 2
+        await faulty.close()
+
+    run(test)
+
+
+def test_once_it_has_answered_an_application_hears_what_the_server_says():
+    """A client that is still there has not gone away."""
+
+    async def test(store: AsyncStore) -> None:
+        visit, heard = Visit(b"{}"), asyncio.Event()
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await receive()
+            await answer(b"done")(scope, receive, send)
+            assert (await receive())["type"] == "http.disconnect"
+            heard.set()
+
+        wrapped = IdempotencyMiddleware(app, store, POLICY)
+        task = asyncio.ensure_future(wrapped(scope(), visit.receive, visit.send))
+        await until(lambda: visit.got().whole)
+        await asyncio.sleep(0.01)
+        assert not heard.is_set()
+        visit.leave()
+        await task
+        assert heard.is_set()
 
     run(test)
 
