@@ -10,7 +10,7 @@ from typing import Final, Generic, TypedDict, TypeVar, Unpack
 
 from idemstore.checks import Duration
 from idemstore.errors import ConfigurationError
-from idemstore.http.choices import FateOf, FingerprintOf, LargeRequest, OnMismatch, Reshape, Rewrite, Scope
+from idemstore.http.choices import FateOf, FingerprintOf, LargeRequest, OnMismatch, OperationOf, Reshape, Rewrite, Scope
 from idemstore.http.facts import Request
 from idemstore.http.keyformat import KeyFormat
 from idemstore.http.policy import HttpPolicy
@@ -56,6 +56,7 @@ class Changes(TypedDict, total=False):
     store_down: StoreDown
     lease_loss: LeaseLoss
     takeover: bool
+    binds: OperationOf
     max_request: int
     large_request: LargeRequest
     max_response: int
