@@ -6,7 +6,7 @@ view goes on to its end.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from io import BytesIO
+from io import BufferedReader, BytesIO
 from typing import Any, Final
 
 from asgiref.sync import sync_to_async
@@ -18,7 +18,7 @@ from idemstore.http.asgi_types import AsgiApp, Message, Receive, Scope, Send
 from idemstore.http.core import OPERATION
 from idemstore.http.django_parts import OPERATION_KEY, REQUEST, VISIT, hand_on, header_pairs, made, pending, stream_of
 from idemstore.http.views import POLICY, TEMPLATE
-from idemstore.http.wsgi_types import CHUNK
+from idemstore.http.wsgi_types import CHUNK, Body
 
 AHEAD: Final = 64
 """Parts of a streamed response that the view may be ahead of the server."""
@@ -60,10 +60,10 @@ class Visit:
         """The view finds the body from its beginning. Where all of it was read the view gets that: Django closes its
         own file once the client is gone, and the view may go on.
         """
-        if self._read:
-            self._stream = BytesIO(b"".join(self._front))
-        self._stream.seek(0)
-        hand_on(self.request, self._stream)
+        if self._front:
+            front = b"".join(self._front)
+            whole = self._read
+            hand_on(self.request, BytesIO(front) if whole else BufferedReader(Body(front, self._stream, None)))
 
     async def send(self, message: Message) -> None:
         """What the engine answers."""
@@ -154,10 +154,17 @@ def scope_of(request: HttpRequest, template: str, visit: Visit) -> Scope:
     """The scope of a request, whichever server it came from."""
     own: Scope = getattr(request, "scope", None) or {
         "type": "http",
-        "query_string": request.META.get("QUERY_STRING", "").encode("latin-1"),
         "headers": [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in request.headers.items()],
     }
-    return {**own, "method": request.method, "path": request.path, REQUEST: request, TEMPLATE: template, VISIT: visit}
+    return {
+        **own,
+        "method": request.method,
+        "path": request.path,
+        "query_string": request.META.get("QUERY_STRING", "").encode("utf-8", "surrogatepass"),
+        REQUEST: request,
+        TEMPLATE: template,
+        VISIT: visit,
+    }
 
 
 async def stream(

@@ -53,5 +53,8 @@ def made(status: int, pairs: Iterable[tuple[str, str]], body: bytes) -> HttpResp
     response = HttpResponse(body, status=status)
     del response["Content-Type"]
     for name, value in pairs:
-        response.headers[name] = value if name not in response.headers else f"{response.headers[name]}, {value}"
+        if name.lower() == "set-cookie":
+            response.cookies.load(value)
+        else:
+            response.headers[name] = value if name not in response.headers else f"{response.headers[name]}, {value}"
     return response

@@ -103,6 +103,40 @@ def stream(request: HttpRequest) -> StreamingHttpResponse:
     return StreamingHttpResponse(asynchronous() if use_async else iter((ran("stream"), "-b", "-c")))
 
 
+def long(request: HttpRequest) -> StreamingHttpResponse:
+    """A stream of many parts, of the server's mode."""
+
+    async def asynchronous() -> Any:
+        ran("long")
+        for number in range(200):
+            yield b"%03d" % number
+
+    def synchronous() -> Any:
+        ran("long")
+        for number in range(200):
+            yield b"%03d" % number
+
+    return StreamingHttpResponse(asynchronous() if request.headers.get("x-mode") == "async" else synchronous())
+
+
+def sync_only(get_response: Any) -> Any:
+    """A middleware of the old kind."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        return get_response(request)
+
+    return middleware
+
+
+def lazy(get_response: Any) -> Any:
+    """A middleware that answers by itself, with what is not rendered yet."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        return template(request)
+
+    return middleware
+
+
 def broken(request: HttpRequest) -> HttpResponse:
     """Raises."""
     ran("broken")
@@ -171,6 +205,7 @@ urlpatterns = [
     path("search", search),
     path("template", template),
     path("stream", stream),
+    path("long", long),
     path("broken", broken),
     path("things/<thing>", Thing.as_view()),
     path("pets", Pets.as_view()),

@@ -1,7 +1,9 @@
 """Django in both modes, and Django REST framework."""
 
+import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +11,7 @@ import django_site
 import pytest
 from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.wsgi import WSGIHandler
-from django.test import override_settings
+from django.test import AsyncClient, AsyncRequestFactory, Client, override_settings
 from django_site import POLICY, runs
 
 import idemstore
@@ -19,7 +21,7 @@ from idemstore.http.django import IdempotencyMiddleware, user_scope
 from idemstore.http.facts import Request
 from idemstore.testing.adapter_clients import AsgiServed, WsgiServed
 from idemstore.testing.adapter_desk import Got
-from idemstore.testing.blocking import LoopThread
+from idemstore.testing.blocking import PATIENCE, LoopThread
 
 KEY = {"x-user": "ann", "idempotency-key": "k"}
 USER = {"x-user": "ann"}
@@ -29,7 +31,7 @@ class Web:
     """A client of the project in one mode."""
 
     def __init__(self, mode: str, thread: LoopThread) -> None:
-        self.mode = mode
+        self.mode, self.thread = mode, thread
         self._served = WsgiServed(WSGIHandler()) if mode == "sync" else AsgiServed(ASGIHandler(), thread)
 
     def post(self, path: str, headers: dict[str, str] = KEY, body: object = b"{}", method: str = "POST") -> Got:
@@ -92,6 +94,76 @@ def test_streams_are_recorded(web: Web):
     assert web.bodies("/stream") == [b"stream 1-b-c"] * 2
 
 
+def test_long_streams_are_recorded(web: Web):
+    """More parts than the view may be ahead."""
+    whole = b"".join(b"%03d" % number for number in range(200))
+    assert web.bodies("/long") == [whole] * 2
+    assert runs == ["long"]
+
+
+def test_cookies_can_be_replayed(web: Web):
+    """Each as a cookie of Django."""
+    policy = replace(POLICY, not_replayed=frozenset())
+    with override_settings(IDEMSTORE={"URL": f"memory://django-cookies-{web.mode}", "POLICY": policy}):
+        other = Web(web.mode, web.thread)
+        for _ in range(2):
+            assert (other.post("/orders").header("set-cookie") or "").strip() == "session=secret; Path=/"
+
+
+@pytest.mark.parametrize("inner", ["sync_only", "lazy"])
+def test_middlewares_behind_it(web: Web, inner: str):
+    """A sync one makes it run in sync mode, under ASGI too; one that answers without rendering is rendered."""
+    middlewares = ["idemstore.http.django.IdempotencyMiddleware", f"django_site.{inner}"]
+    with override_settings(MIDDLEWARE=middlewares):
+        other = Web(web.mode, web.thread)
+        for path in ("/template",) if inner == "lazy" else ("/template", "/aorders", "/pets"):
+            first, again = other.bodies(path, {**KEY, "idempotency-key": path})
+            assert first == again
+    assert len(runs) == (1 if inner == "lazy" else 4)
+
+
+def test_djangos_own_clients_are_answered():
+    """As the tests of a project would ask."""
+    runs.clear()
+    data = {"path": "/orders?a=1", "data": b"{}", "content_type": "application/json", "headers": KEY}
+    with override_settings(IDEMSTORE={"URL": "memory://django-clients", "POLICY": POLICY}):
+        assert Client().post(**data).content == Client().post(**data).content
+
+    async def main() -> tuple[bytes, bytes]:
+        client = AsyncClient()
+        with override_settings(IDEMSTORE={"URL": "memory://django-async-clients", "POLICY": POLICY}):
+            return (await client.post(**data)).content, (await client.post(**data)).content
+
+    first, again = asyncio.run(main())
+    assert first == again
+    assert runs == ["order", "order"]
+
+
+def test_a_stream_that_nobody_reads_is_given_up(monkeypatch: pytest.MonkeyPatch):
+    """Where Django cannot send its first part it forgets it without closing: the view must not wait for ever."""
+    monkeypatch.setattr("idemstore.http.django_asgi.UNREAD", 0.01)
+    runs.clear()
+
+    async def main() -> tuple[bytes, bytes]:
+        with override_settings(IDEMSTORE={"URL": "memory://django-unread", "POLICY": POLICY}):
+            handler = ASGIHandler()
+        bodies = []
+        for _ in range(2):
+            request = AsyncRequestFactory().post("/long", headers={**KEY, "x-mode": "async"})
+            response = await handler.get_response_async(request)
+            if not bodies:
+                bodies.append(b"")  # it is not read
+                for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                    if task.get_name() != "idemstore-keepalive":
+                        await asyncio.wait({task}, timeout=PATIENCE)
+            else:
+                bodies.append(response.content)
+        return bodies[0], bodies[1]
+
+    assert len(asyncio.run(main())[1]) == 600
+    assert runs == ["long"]
+
+
 def test_an_error_of_a_view_frees_the_key(web: Web):
     """Django makes a 500 of it."""
     with pytest.MonkeyPatch.context() as patch:
@@ -122,7 +194,7 @@ def test_large_bodies_pass_as_without_the_middleware(web: Web):
             "POLICY": django_site.HttpPolicy(scope=POLICY.scope, max_request=1000, large_request=LargeRequest.PREFIX),
         }
     ):
-        other = Web(web.mode, LoopThread())
+        other = Web(web.mode, web.thread)
         assert other.post("/aorders", {**headers, **KEY}, form).body == b"aorder 2 1"
         assert other.post("/aorders", {**headers, **KEY}, form).body == b"aorder 2 1"
 
@@ -138,7 +210,7 @@ def test_paths_that_are_not_ascii_are_apart(web: Web):
     policy = django_site.HttpPolicy(scope=scope, methods=frozenset({"PUT"}), fingerprint=None)
     path = "/things/ü" if web.mode == "async" else "/things/ü".encode().decode("latin-1")
     with override_settings(IDEMSTORE={"URL": "memory://django-paths", "POLICY": policy}):
-        other = Web(web.mode, LoopThread())
+        other = Web(web.mode, web.thread)
         assert other.bodies(path, method="PUT") == [b"put 1"] * 2
     assert seen == {"/things/ü PUT /things/<thing>"}
 
@@ -160,7 +232,7 @@ def test_rest_framework(web: Web):
 def test_only_marked_views(web: Web):
     """``MARKED_ONLY``."""
     with override_settings(IDEMSTORE={"URL": "memory://django-marked", "POLICY": POLICY, "MARKED_ONLY": True}):
-        other = Web(web.mode, LoopThread())
+        other = Web(web.mode, web.thread)
         assert other.bodies("/pay") == [b"pay 1"] * 2
         assert other.post("/orders").body != other.post("/orders").body
 
