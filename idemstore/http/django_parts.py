@@ -31,7 +31,6 @@ def hand_on(request: HttpRequest, stream: BinaryIO) -> None:
     """Let the view find the body as if nobody had read of it; Django REST framework does it in the same way."""
     if not hasattr(request, "_body"):
         request._stream = stream
-        request._read_started = False  # type: ignore[attr-defined]
 
 
 def header_pairs(response: HttpResponseBase) -> list[tuple[str, str]]:
