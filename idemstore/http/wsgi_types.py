@@ -2,11 +2,12 @@
 
 import io
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from http.client import responses
 from types import TracebackType
 from typing import Any, Final, Protocol
 
-from idemstore.http.facts import Headers, Request, Response, make_headers
+from idemstore.http.facts import Headers, Request, Response
 
 Environ = dict[str, Any]
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
@@ -38,9 +39,15 @@ def read_request(environ: Environ) -> Request:
 
 def _headers(environ: Environ) -> Headers:
     """The request headers."""
-    found = [(name[5:], value) for name, value in environ.items() if name.startswith("HTTP_")]
-    found += [(name, environ[name]) for name in ("CONTENT_TYPE", "CONTENT_LENGTH") if environ.get(name)]
-    return make_headers((name.replace("_", "-"), value) for name, value in found)
+    found = [(_name(name), value) for name, value in environ.items() if name.startswith("HTTP_")]
+    found += [(_name(name), environ[name]) for name in ("CONTENT_TYPE", "CONTENT_LENGTH") if environ.get(name)]
+    return tuple(found)
+
+
+@lru_cache(maxsize=512)
+def _name(variable: str) -> str:
+    """The header of a variable. Cached: clients send the same few."""
+    return variable.removeprefix("HTTP_").replace("_", "-").lower()
 
 
 class Cut(Exception):
