@@ -3,7 +3,7 @@
 import io
 from collections.abc import Callable, Iterable
 from functools import lru_cache
-from http.client import responses
+from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Final, Protocol
 
@@ -17,6 +17,7 @@ WsgiApp = Callable[[Environ, Any], Iterable[bytes]]
 
 CHUNK: Final = 65536
 BODILESS: Final = frozenset({204, 304})
+PHRASES: Final = {one.value: one.phrase for one in HTTPStatus}
 
 
 class Readable(Protocol):
@@ -117,7 +118,7 @@ def _read(source: Readable, size: int) -> bytes:
 
 def status_line(status: int) -> str:
     """The status with its phrase."""
-    return f"{status} {responses.get(status, 'Unknown')}"
+    return f"{status} {PHRASES.get(status, 'Unknown')}"
 
 
 def send_response(start_response: StartResponse, response: Response, method: str) -> list[bytes]:
