@@ -1,6 +1,7 @@
 """What the guard costs: ``python -m benchmarks.guard [URL ...] [--rounds N]``.
 
-- its own time per call: ``guard.call`` against claim + complete by hand on the same memory store, interleaved;
+- its own CPU time per call (medians of the rounds): ``guard.call`` against claim + complete by hand on the same kind of
+  memory store, interleaved;
 - the heartbeat: CPU of 10,000 leases of 30 seconds in flight, as a share of one core (memory store, a minute's worth of
   renewals in a third of the time);
 - waking: how long after ``complete`` has returned a waiter has its result, for each URL given (memory:// if none);
@@ -53,10 +54,15 @@ def own_cost(rounds: int) -> None:
         assert isinstance(claim, Claimed)
         bare.complete(key, claim.token, b"1")
 
-    pairs = [(per_call(lambda key: guard.call(key, lambda: 1)), per_call(by_hand)) for _ in range(rounds)]
-    extra = statistics.median(with_guard - without for with_guard, without in pairs)
-    whole = statistics.median(with_guard for with_guard, _ in pairs)
-    print(f"guard.call: {whole:.1f} us, of these {extra:.1f} us beside claim and complete (CPU, median of {rounds})")
+    for what, value in (("None", None), ("a small dict", {"receipt": 1, "text": "thank you"})):
+
+        def guarded_call(key: str, value: object = value) -> None:
+            guard.call(key, lambda: value)
+
+        pairs = [(per_call(guarded_call), per_call(by_hand)) for _ in range(rounds)]
+        extra = statistics.median(with_guard - without for with_guard, without in pairs)
+        whole = statistics.median(with_guard for with_guard, _ in pairs)
+        print(f"guard.call, a function that returns {what}: {whole:.1f} us, {extra:.1f} us beside claim and complete")
 
 
 def heartbeat() -> None:

@@ -1,8 +1,9 @@
 """What a claim, its completion and a replay cost beside bare calls of the same driver on the same server.
 
 Floors: ``insert_one`` and ``update_one`` (two bare writes), two bare ``find_one_and_update`` (the same command as ours,
-with one ``$set``), and ``find_one`` (a bare read), all with majority writes. One client, one call after the other, in
-turns within one run, medians. Collections are emptied now and then: the emulation reads all of one for every
+with one ``$set``), ``find_one`` (a bare read), all with majority writes; and our own commands, sent by bare PyMongo
+(``command``): what is above those is this library's, what is below them the server's. One client, one call after the
+other, in turns within one run, medians. Collections are emptied now and then: the emulation reads all of one for every
 ``findAndModify`` of a document that is there. Run it as
 
     python -m benchmarks.mongodb_floor URL        # such as mongodb://localhost:27017/bench?replicaSet=rs0
@@ -19,6 +20,9 @@ from typing import TypeVar
 from pymongo import MongoClient, WriteConcern
 
 import idemstore
+from idemstore.backends.mongodb.dialect import MongoDialect
+from idemstore.backends.mongodb.wire import CODEC
+from idemstore.machine import MICROSECONDS, Claim, Complete
 
 T = TypeVar("T")
 
@@ -27,6 +31,16 @@ WARM_UP = 20
 EMPTY_AFTER = 10
 RESULT = b"r" * 200
 OURS = "idemstore_floor"
+DAY = 24 * 3600 * MICROSECONDS
+
+
+class Commands:
+    """What the store sends for one key."""
+
+    def __init__(self, dialect: MongoDialect, key: str) -> None:
+        self.claim = dialect.claim(key, Claim(None, "t" * 32, 30 * MICROSECONDS, DAY)).request
+        self.complete = dialect.complete(key, Complete("t" * 32, RESULT, DAY)).request
+        self.replay = dialect.claim(key, Claim(None, "u" * 32, 30 * MICROSECONDS, DAY)).request
 
 
 class Stopwatch:
@@ -56,11 +70,14 @@ def measure(url: str) -> Stopwatch:
         bare = database.get_collection("idemstore_bare", write_concern=WriteConcern("majority"))
         ours = database.get_collection(OURS, write_concern=WriteConcern("majority"))
         store.migrate()
+        dialect = MongoDialect(OURS)
+        send = partial(database.command, codec_options=CODEC)
         for number in range(ROUNDS + WARM_UP):
             if number % EMPTY_AFTER == 0:
                 bare.delete_many({})
                 ours.delete_many({})
-            key, twin = f"k{time.time_ns()}", f"t{time.time_ns()}"
+            key, twin, same = (f"{kind}{time.time_ns()}" for kind in "kts")
+            commands = Commands(dialect, same)
             document = {"_id": key, "state": "in-flight", "token": "t" * 32, "until": number}
             end = {"$set": {"state": "completed", "result": RESULT}}
             begin = {"$set": {"state": "in-flight", "token": "t" * 32, "until": number}}
@@ -69,11 +86,14 @@ def measure(url: str) -> Stopwatch:
             assert isinstance(claim, idemstore.Claimed)
             token = claim.token
             watch.time("modify 1", partial(bare.find_one_and_update, {"_id": twin}, begin, upsert=True))
+            watch.time("command: claim", partial(send, dict(commands.claim)))
             watch.time("update_one", partial(bare.update_one, {"_id": key}, end))
             watch.time("complete", partial(store.complete, key, token, RESULT))
+            watch.time("command: complete", partial(send, dict(commands.complete)))
             watch.time("modify 2", partial(bare.find_one_and_update, {"_id": twin}, end))
             watch.time("find_one", partial(bare.find_one, {"_id": key}))
             watch.time("replay", partial(store.claim, key))
+            watch.time("command: replay", partial(send, dict(commands.replay)))
         bare.drop()
         ours.drop()
     return watch
@@ -83,13 +103,17 @@ def main(url: str) -> None:
     """Print medians and ratios."""
     watch = measure(url)
     for name in watch.times:
-        print(f"{name:<12}{watch.median(name):>9.3f} ms")
+        print(f"{name:<18}{watch.median(name):>9.3f} ms")
     cycle = watch.median("claim") + watch.median("complete")
-    writes = watch.median("insert_one") + watch.median("update_one")
-    modifies = watch.median("modify 1") + watch.median("modify 2")
-    print(f"claim + complete / insert + update         {cycle / writes:.2f}")
-    print(f"claim + complete / two find_one_and_update {cycle / modifies:.2f}")
-    print(f"replay / find_one                          {watch.median('replay') / watch.median('find_one'):.2f}")
+    floors = {
+        "insert + update": ("insert_one", "update_one"),
+        "two find_one_and_update": ("modify 1", "modify 2"),
+        "the same commands": ("command: claim", "command: complete"),
+    }
+    for label, names in floors.items():
+        print(f"claim + complete / {label:<24}{cycle / sum(map(watch.median, names)):.2f}")
+    for name in ("find_one", "command: replay"):
+        print(f"replay / {name:<34}{watch.median('replay') / watch.median(name):.2f}")
 
 
 if __name__ == "__main__":

@@ -37,6 +37,9 @@ class AsyncStore(Face):
     Bound to the event loop that first uses it; a child of ``fork()`` may use it on a loop of its own.
     """
 
+    _driver: AsyncDriver[object, object] | None = None
+    """As in ``Store``."""
+
     def __init__(
         self,
         dialect: Dialect[Q, R],
@@ -50,7 +53,6 @@ class AsyncStore(Face):
         super().__init__(dialect, timeout, name)
         self._connect = cast("Callable[[], AsyncDriver[object, object]]", connect)
         self._join = cast("Callable[[object], AsyncDriver[object, object]] | None", join)
-        self._driver: AsyncDriver[object, object] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def after_fork(self) -> None:
@@ -101,7 +103,12 @@ class AsyncStore(Face):
                 requests = steps.send(replies) if replies is not None else next(steps)
             except StopIteration as stop:
                 return flows.named(cast("list[T | IdemstoreError]", stop.value), keys, self._key_bytes)
-            replies = await driver.execute_many(requests, self._left(deadline))
+            try:
+                replies = await driver.execute_many(requests, self._left(deadline))
+            except IdemstoreError as error:
+                if replies is None:
+                    raise
+                replies = [error] * len(requests)  # as in ``Store._ask_many``
 
     async def claim(
         self,
@@ -117,7 +124,7 @@ class AsyncStore(Face):
         """As ``Store.claim``."""
         stored = self._key(key)
         exchange = self._claim(stored, lease, retention, fingerprint, token, takeover)
-        if not wait:
+        if wait == 0:
             return await self._ask(exchange, stored)
         seconds = checks.seconds_to_wait(wait)
         return await flows.run_async(
@@ -190,7 +197,7 @@ class AsyncStore(Face):
         self, items: Iterable[Renewal], *, timeout: float | None = None
     ) -> list[SettleOutcome | IdemstoreError]:
         """As ``Store.renew_many``."""
-        return await self._ask_many(self._renewals(items), timeout)
+        return await self._ask_many(self._renewals(items), checks.timeout(timeout))
 
     async def release_many(self, items: Iterable[tuple[KeyLike, str]]) -> list[SettleOutcome | IdemstoreError]:
         """As ``Store.release_many``."""
@@ -231,7 +238,10 @@ class AsyncStore(Face):
         return AsyncStore(self._dialect, lambda: wrap(connect()), timeout=self.timeout, name=self.name, join=self._join)
 
     async def close(self) -> None:
-        """As ``Store.close``; on the store's own loop."""
+        """As ``Store.close``; on the store's own loop, or after that was closed: then nothing is left to be told."""
+        if self._loop is not None and self._loop.is_closed():
+            self._closed, self._driver = True, None
+            return
         driver = self._live() if self._driver is not None else None
         self._closed, self._driver = True, None
         if driver is not None:

@@ -50,8 +50,13 @@ def _micros(name: str, value: Duration) -> int:
 def _bad_duration(name: str, value: object) -> InvalidInput:
     """What is wrong with a duration."""
     if isinstance(value, int | float | timedelta) and not isinstance(value, bool):
-        return InvalidInput(f"{name} is {value!r}: give from {SHORTEST} to {CENTURY:.0f} seconds (a century)")
+        return InvalidInput(f"{name} is {_shown(value)}: give from {SHORTEST} to {CENTURY:.0f} seconds (a century)")
     return InvalidInput(f"{name} is seconds or a timedelta, not {type(value).__name__}")
+
+
+def _shown(value: object) -> str:
+    """What was given, for a message. Python refuses to print an integer of thousands of digits."""
+    return "an enormous number" if isinstance(value, int) and value.bit_length() > 128 else repr(value)
 
 
 def back_off(value: Duration | None, kept: int | None) -> int | None:
@@ -73,8 +78,15 @@ def seconds_to_wait(value: Duration) -> float:
     """How long a claim may wait for another caller: 0 (not at all) to a day, in seconds."""
     wait = value.total_seconds() if isinstance(value, timedelta) else value
     if isinstance(wait, bool) or not isinstance(wait, int | float) or not 0 <= wait <= MAX_WAIT:
-        raise InvalidInput(f"wait is {value!r}: give seconds from 0 (do not wait) to {MAX_WAIT:.0f} (a day)")
+        raise InvalidInput(f"wait is {_shown(value)}: give seconds from 0 (do not wait) to {MAX_WAIT:.0f} (a day)")
     return wait
+
+
+def timeout(value: float | None) -> float | None:
+    """A time-out in seconds, up to a day; None: the store's."""
+    if value is None or (isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= MAX_WAIT):
+        return value
+    raise InvalidInput(f"timeout is {value!r:.60}: give seconds, up to {MAX_WAIT:.0f} (a day), or None for the store's")
 
 
 def token(value: str) -> str:
@@ -106,5 +118,5 @@ def stored_bytes(name: str, value: bytes, limit: int) -> bytes:
 def purge_limit(value: int) -> int:
     """How many records one purge may delete."""
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_PURGE:
-        raise InvalidInput(f"limit is {value!r}: give a whole number from 1 to {MAX_PURGE}")
+        raise InvalidInput(f"limit is {_shown(value)}: give a whole number from 1 to {MAX_PURGE}")
     return value

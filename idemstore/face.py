@@ -29,8 +29,13 @@ MIGRATE_TIMEOUT: Final = 120.0
 
 Ask = Exchange[object, object, T]
 
-Asks = tuple[Sequence[KeyLike], Sequence[Ask[T] | IdemstoreError]]
-"""A batch: the key of each item, and what to ask about it, or why that cannot be asked."""
+Asks = tuple[Sequence[KeyLike | None], Sequence[Ask[T] | IdemstoreError]]
+"""A batch: the key of each item, as far as it has one, and what to ask about it, or why that cannot be asked."""
+
+
+def _discreet(item: tuple[object, ...]) -> str:
+    """An item of a batch for logs: keys, tokens and results may be secret."""
+    return f"{type(item).__name__}(...)"
 
 
 class Completion(NamedTuple):
@@ -39,6 +44,10 @@ class Completion(NamedTuple):
     key: KeyLike
     token: str
     result: bytes
+
+    def __repr__(self) -> str:
+        """Discreet."""
+        return _discreet(self)
 
 
 class Failure(NamedTuple):
@@ -49,6 +58,10 @@ class Failure(NamedTuple):
     result: bytes
     retry_after: Duration | None = None
 
+    def __repr__(self) -> str:
+        """Discreet."""
+        return _discreet(self)
+
 
 class Renewal(NamedTuple):
     """One item of ``renew_many``; ``lease`` in seconds."""
@@ -57,6 +70,24 @@ class Renewal(NamedTuple):
     token: str
     lease: Duration = LEASE
     checkpoint: bytes | None = None
+
+    def __repr__(self) -> str:
+        """Discreet."""
+        return _discreet(self)
+
+
+class Return(NamedTuple):
+    """One item of ``release_many``."""
+
+    key: KeyLike
+    token: str
+
+    def __repr__(self) -> str:
+        """Discreet."""
+        return _discreet(self)
+
+
+N = TypeVar("N", Completion, Failure, Renewal, Return)
 
 
 class Face:
@@ -133,9 +164,6 @@ class Face:
     ) -> Ask[ClaimOutcome]:
         return self._claim(self._key(key), lease, retention, fingerprint, token, takeover)
 
-    def _complete_one(self, key: KeyLike, token: str, result: bytes, retention: Duration | None) -> Ask[SettleOutcome]:
-        return self._complete(self._key(key), token, result, retention)
-
     def _claims(
         self,
         keys: Sequence[KeyLike],
@@ -145,43 +173,42 @@ class Face:
         retention: Duration | None,
         takeover: bool,
     ) -> Asks[ClaimOutcome]:
-        digests = each("fingerprints", fingerprints, len(keys))
-        names = each("tokens", tokens, len(keys))
-        return keys, [
+        given = _listed("claim_many", keys)
+        digests = each("fingerprints", fingerprints, len(given))
+        names = each("tokens", tokens, len(given))
+        return given, [
             _item(partial(self._claim_one, key, lease, retention, digest, token, takeover))
-            for key, digest, token in zip(keys, digests, names, strict=True)
+            for key, digest, token in zip(given, digests, names, strict=True)
         ]
 
     def _completions(
         self, items: Iterable[Completion | tuple[KeyLike, str, bytes]], retention: Duration | None
     ) -> Asks[SettleOutcome]:
-        given = list(items)
-        asks = [_item(partial(self._complete_one, key, token, result, retention)) for key, token, result in given]
-        return [item[0] for item in given], asks
+        def one(item: Completion) -> Ask[SettleOutcome]:
+            return self._complete(self._key(item.key), item.token, item.result, retention)
 
-    def _fail_one(self, item: Failure, retention: Duration | None) -> Ask[SettleOutcome]:
-        return self._fail(self._key(item.key), item.token, item.result, retention, item.retry_after)
+        return _asks(Completion, _listed("complete_many", items), one)
 
     def _failures(self, items: Iterable[Failure], retention: Duration | None) -> Asks[SettleOutcome]:
-        given = list(items)
-        return [item.key for item in given], [_item(partial(self._fail_one, item, retention)) for item in given]
+        def one(item: Failure) -> Ask[SettleOutcome]:
+            return self._fail(self._key(item.key), item.token, item.result, retention, item.retry_after)
 
-    def _renew_one(self, item: Renewal) -> Ask[SettleOutcome]:
-        return self._renew(self._key(item.key), item.token, item.lease, item.checkpoint)
+        return _asks(Failure, _listed("fail_many", items), one)
 
     def _renewals(self, items: Iterable[Renewal]) -> Asks[SettleOutcome]:
-        given = list(items)
-        return [item.key for item in given], [_item(partial(self._renew_one, item)) for item in given]
+        def one(item: Renewal) -> Ask[SettleOutcome]:
+            return self._renew(self._key(item.key), item.token, item.lease, item.checkpoint)
+
+        return _asks(Renewal, _listed("renew_many", items), one)
 
     def _release(self, key: str, token: str) -> Ask[SettleOutcome]:
         return self._dialect.release(key, Release(checks.token(token)))
 
-    def _release_one(self, key: KeyLike, token: str) -> Ask[SettleOutcome]:
-        return self._release(self._key(key), token)
-
     def _releases(self, items: Iterable[tuple[KeyLike, str]]) -> Asks[SettleOutcome]:
-        given = list(items)
-        return [key for key, _ in given], [_item(partial(self._release_one, key, token)) for key, token in given]
+        def one(item: Return) -> Ask[SettleOutcome]:
+            return self._release(self._key(item.key), item.token)
+
+        return _asks(Return, _listed("release_many", items), one)
 
     def _left(self, deadline: float) -> float:
         """Seconds left of a call that takes more than one round trip."""
@@ -198,6 +225,36 @@ def each(name: str, values: Sequence[T | None] | None, count: int) -> Sequence[T
     if len(values) != count:
         raise InvalidInput(f"{count} keys came with {len(values)} {name}: give one for each key, or None")
     return values
+
+
+def _listed(name: str, items: Iterable[T]) -> list[T]:
+    """The items of a batch. A str is iterable, and means one key where many are due."""
+    if isinstance(items, (str, bytes)) or not isinstance(items, Iterable):
+        raise InvalidInput(f"{name} takes a list of items, not a {type(items).__name__}")
+    return list(items)
+
+
+def _asks(
+    kind: type[N], items: Sequence[N | tuple[object, ...]], one: Callable[[N], Ask[SettleOutcome]]
+) -> Asks[SettleOutcome]:
+    """What to ask about each item, which may come as a plain tuple."""
+    keys: list[KeyLike | None] = []
+    asks: list[Ask[SettleOutcome] | IdemstoreError] = []
+    for item in items:
+        known = _known(kind, item)
+        keys.append(None if isinstance(known, IdemstoreError) else known.key)
+        asks.append(known if isinstance(known, IdemstoreError) else _item(partial(one, known)))
+    return keys, asks
+
+
+def _known(kind: type[N], item: N | tuple[object, ...]) -> N | InvalidInput:
+    """An item by its names; what is none stays with its place."""
+    try:
+        if isinstance(item, tuple):
+            return item if isinstance(item, kind) else cast("Callable[..., N]", kind)(*item)
+    except TypeError:
+        pass
+    return InvalidInput(f"an item of a batch is no {kind.__name__}: give ({', '.join(kind._fields)})")
 
 
 def _item(build: Callable[[], Ask[T]]) -> Ask[T] | IdemstoreError:

@@ -196,17 +196,20 @@ def _read(exchange: Exchange[Q, R, T], reply: R | IdemstoreError) -> T | Exchang
         return error
 
 
-def named(answers: list[T | IdemstoreError], keys: Sequence[KeyLike], key_bytes: int) -> list[T | IdemstoreError]:
+def named(
+    answers: list[T | IdemstoreError], keys: Sequence[KeyLike | None], key_bytes: int
+) -> list[T | IdemstoreError]:
     """The answers of a batch, each error with the (redacted) key of its item, but for keys that are none.
 
     Drivers give one error to all that it concerns: each further item gets a copy of it.
     """
     given: set[int] = set()
     for index, answer in enumerate(answers):
-        if isinstance(answer, IdemstoreError) and not isinstance(answer, InvalidKey):
+        key = keys[index]
+        if key is not None and isinstance(answer, IdemstoreError) and not isinstance(answer, InvalidKey):
             error = answers[index] = _copied(answer) if id(answer) in given else answer
             given.add(id(answer))
-            error.key = redact(encode_key(keys[index], key_bytes))
+            error.key = redact(encode_key(key, key_bytes))
     return answers
 
 

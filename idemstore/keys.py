@@ -81,7 +81,7 @@ def fingerprint(payload: bytes | Json) -> bytes:
     and infinity included, raises ``InvalidPayload``: turn it into one of these first.
     """
     if isinstance(payload, (bytes, bytearray, memoryview)):
-        return hashlib.sha256(b"idemstore bytes 1\n" + payload).digest()
+        return hashlib.sha256(b"idemstore bytes 1\n" + bytes(payload)).digest()
     import json  # only fingerprints need it
 
     text = json.dumps(_canonical(payload, 0), ensure_ascii=True, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -128,4 +128,4 @@ def _name(name: object) -> str:
     """The name of a member."""
     if not isinstance(name, str):
         raise InvalidPayload(f"payload has a member named by a {type(name).__name__}: JSON names are str")
-    return str(name)
+    return str.__str__(name)  # not what a subclass makes of it: that of an enum would be the name of its member

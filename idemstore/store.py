@@ -43,6 +43,9 @@ class Store(Face):
     seconds, may be repeated safely, and raises an ``idemstore.errors.IdemstoreError``.
     """
 
+    _driver: Driver[object, object] | None = None
+    """Here, too: a fork may find a store that another thread is just making."""
+
     def __init__(
         self,
         dialect: Dialect[Q, R],
@@ -58,14 +61,13 @@ class Store(Face):
         super().__init__(dialect, timeout, name)
         self._connect = cast("Callable[[], Driver[object, object]]", connect)
         self._join = cast("Callable[[object], Driver[object, object]] | None", join)
-        self._driver: Driver[object, object] | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def after_fork(self) -> None:
         """A parent's connection, used or closed here, would speak on the parent's socket: put it aside for good."""
         parents.append(self._driver)
         self._driver = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def _live(self) -> Driver[object, object]:
         """The driver, made at first use."""
@@ -73,7 +75,8 @@ class Store(Face):
             if self._closed:
                 raise StoreClosed(f"{self!r} is closed: open a new store")
             if self._driver is None:
-                self._driver = self._connect()
+                driver = self._connect()
+                self._driver = self._driver or driver  # a signal handler may have been faster
             return self._driver
 
     def _ask(self, exchange: Ask[T], key: str | None = None, timeout: float | None = None) -> T:
@@ -103,7 +106,12 @@ class Store(Face):
                 requests = steps.send(replies) if replies is not None else next(steps)
             except StopIteration as stop:
                 return flows.named(cast("list[T | IdemstoreError]", stop.value), keys, self._key_bytes)
-            replies = driver.execute_many(requests, self._left(deadline))
+            try:
+                replies = driver.execute_many(requests, self._left(deadline))
+            except IdemstoreError as error:
+                if replies is None:
+                    raise
+                replies = [error] * len(requests)  # what was answered before is not lost with what was not
 
     def claim(
         self,
@@ -126,7 +134,7 @@ class Store(Face):
         """
         stored = encode_key(key, self._key_bytes)
         exchange = self._claim(stored, lease, retention, fingerprint, token, takeover)
-        if not wait:
+        if wait == 0:
             return self._ask(exchange, stored)
         seconds = checks.seconds_to_wait(wait)
         return flows.run(
@@ -205,7 +213,7 @@ class Store(Face):
         """Renew many leases at once: one outcome or error for each, in order. ``timeout``: seconds for all of them, the
         store's unless given; a renewal that takes as long as the lease has come too late.
         """
-        return self._ask_many(self._renewals(items), timeout)
+        return self._ask_many(self._renewals(items), checks.timeout(timeout))
 
     def release_many(self, items: Iterable[tuple[KeyLike, str]]) -> list[SettleOutcome | IdemstoreError]:
         """Give many ``(key, token)`` back at once: one outcome or error for each, in order."""

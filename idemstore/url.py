@@ -44,8 +44,10 @@ class StoreUrl:
         return self.scheme.partition("+")[2] or None
 
     def __str__(self) -> str:
-        """The URL for people: no password, and no option value, since some are secrets."""
-        user = "" if self.username is None and self.password is None else f"{self.username or ''}"
+        """The URL for people: no password, and no option value, since some are secrets. A user without a password may
+        be a password that lacks its colon.
+        """
+        user = "***" if self.username and self.password is None else self.username or ""
         secret = ":***" if self.password is not None else ""
         at = "@" if user or secret else ""
         hosts = ",".join(_host_text(host) for host in self.hosts)
@@ -63,6 +65,10 @@ def parse_url(url: str) -> StoreUrl:
     """Read a store URL, or raise ``InvalidUrl``; the message never repeats the URL, which may hold a password."""
     if not isinstance(url, str):
         raise InvalidUrl(f"a store URL is a str such as 'sqlite:///idem.db', not {type(url).__name__}")
+    try:
+        url.encode()
+    except UnicodeEncodeError:
+        raise InvalidUrl("the store URL has a lone surrogate: it is no text; send valid Unicode") from None
     scheme, separator, rest = url.partition("://")
     if not separator or not scheme or not scheme.replace("+", "").replace("-", "").isalnum():
         raise InvalidUrl("a store URL starts with 'scheme://', such as 'memory://' or 'redis://localhost:6379/0'")
@@ -97,7 +103,7 @@ def _host(text: str) -> Host:
         port = port[1:]
     else:
         name, _, port = text.partition(":")
-    if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+    if port and not (port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 65536):
         raise InvalidUrl(
             "a port in the store URL is not a number from 1 to 65535 (is an '@' or ':' missing its %-escape?)"
         )

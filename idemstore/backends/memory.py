@@ -6,17 +6,18 @@ looks at no more than a few expired records, which is also how all of them are c
 """
 
 import asyncio
+import contextlib
 import heapq
 import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar, cast
 
 from idemstore.async_store import AsyncStore
-from idemstore.errors import IdemstoreError, InvalidUrl, StoreFull
+from idemstore.errors import IdemstoreError, InvalidUrl, StoreFull, StoreUnavailable
 from idemstore.exchange import Exchange, Limits, Snapshot
 from idemstore.machine import Claim, Complete, Event, Fail, Record, Release, Renew, step
 from idemstore.outcomes import ClaimOutcome, SettleOutcome
@@ -47,12 +48,14 @@ class Engine:
     def __init__(self, max_records: int | None = None) -> None:
         self.records: dict[str, Record] = {}
         self.max_records = max_records
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
+        self._busy = False
         self._now = 0
         self._ends: dict[int, set[str]] = {}
         self._seconds: list[int] = []
         self._watchers: dict[str, set[Callable[[], None]]] = {}
-        _engines.add(self)
+        with _naming:  # no fork meanwhile: it goes through all of them
+            _engines.add(self)
 
     def clock(self) -> int:
         """Microseconds since the epoch; never stands still and never goes back, so fences grow."""
@@ -65,16 +68,34 @@ class Engine:
     def apply(self, key: str, event: Event) -> ClaimOutcome | SettleOutcome:
         """One step of the machine."""
         with self.lock:
-            now = self.clock()
-            if self._seconds and self._seconds[0] < now >> SECOND:
-                self._collect(now, COLLECTED_PER_CALL)
-            before = self.records.get(key)
-            if before is None and self.max_records is not None and isinstance(event, Claim):
-                self._make_room(now, self.max_records)
-            after, outcome = step(before, event, now)
-            if after is not before:
-                self._replace(key, before, after)
-            return outcome
+            if self._busy:
+                raise nested()
+            try:
+                self._busy = True
+                now = self.clock()
+                if self._seconds and self._seconds[0] < now >> SECOND:
+                    self._collect(now, COLLECTED_PER_CALL)
+                before = self.records.get(key)
+                if before is None and self.max_records is not None and isinstance(event, Claim):
+                    self._make_room(now, self.max_records)
+                after, outcome = step(before, event, now)
+                if after is not before:
+                    self._replace(key, before, after)
+                return outcome
+            finally:
+                self._busy = False
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """The lock, for what is not ``apply``."""
+        with self.lock:
+            if self._busy:
+                raise nested()
+            try:
+                self._busy = True
+                yield
+            finally:
+                self._busy = False
 
     def put(self, key: str, record: Record | None) -> None:
         """Store or delete a record. The lock is held."""
@@ -102,9 +123,16 @@ class Engine:
         if new is not None:
             ending = self._ends.get(new)
             if ending is None:
+                if len(self._ends) > 2 * len(self.records) + 1000:
+                    self._prune()
                 ending = self._ends[new] = set()
                 heapq.heappush(self._seconds, new)
             ending.add(key)
+
+    def _prune(self) -> None:
+        """Forget the seconds in which nothing ends any more: its records were released, or renewed."""
+        self._ends = {second: ending for second, ending in self._ends.items() if ending}
+        self._seconds = sorted(self._ends)  # which is a heap
 
     def _collect(self, now: int, limit: int) -> int:
         """Delete up to ``limit`` records of seconds that are over."""
@@ -136,7 +164,7 @@ class Engine:
 
     def get(self, key: str) -> Snapshot | None:
         """A record that is not absent."""
-        with self.lock:
+        with self.alone():
             now = self.clock()
             record = self.records.get(key)
             if record is None or (record.expires_at is not None and record.expires_at <= now):
@@ -145,29 +173,29 @@ class Engine:
 
     def forget(self, key: str) -> bool:
         """Delete a record."""
-        with self.lock:
+        with self.alone():
             found = key in self.records
             self.put(key, None)
             return found
 
     def purge(self, limit: int) -> int:
         """Delete up to ``limit`` expired records."""
-        with self.lock:
+        with self.alone():
             return self._purge(self.clock(), limit)
 
     def ping(self) -> int:
         """The clock."""
-        with self.lock:
+        with self.alone():
             return self.clock()
 
     def watch(self, key: str, wake: Callable[[], None]) -> None:
         """Call ``wake`` (which must be quick and must not raise) whenever the record changes."""
-        with self.lock:
+        with self.alone():
             self._watchers.setdefault(key, set()).add(wake)
 
     def unwatch(self, key: str, wake: Callable[[], None]) -> None:
         """End a watch."""
-        with self.lock:
+        with self.alone():
             watchers = self._watchers.get(key, set())
             watchers.discard(wake)
             if not watchers:
@@ -177,6 +205,16 @@ class Engine:
         """In a child: the waiters are the parent's."""
         self._watchers = {}
         self.lock.release()
+
+
+def nested() -> StoreUnavailable:
+    """The error of a call that a signal handler or a finalizer makes in the middle of another call of its own thread:
+    to wait for that one would be for ever.
+    """
+    return StoreUnavailable(
+        "the memory store was called by a signal handler or finalizer in the middle of another call of the same "
+        "thread: let the handler set a flag, and make the call outside of it"
+    )
 
 
 def _concerns_waiters(before: Record | None, after: Record | None) -> bool:
@@ -190,7 +228,7 @@ def _concerns_waiters(before: Record | None, after: Record | None) -> bool:
 
 _engines: "weakref.WeakSet[Engine]" = weakref.WeakSet()
 _named: "weakref.WeakValueDictionary[str, Engine]" = weakref.WeakValueDictionary()
-_naming: Final = threading.Lock()
+_naming: Final = threading.RLock()
 _forking: list[Engine] = []
 
 Request = Callable[[Engine], object]

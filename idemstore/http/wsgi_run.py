@@ -7,7 +7,7 @@ from typing import Protocol, Self
 from idemstore.errors import IdemstoreError
 from idemstore.http.choices import Fate
 from idemstore.http.core import OPERATION, Ask, HttpCore, log
-from idemstore.http.facts import Headers, make_headers
+from idemstore.http.facts import Headers
 from idemstore.http.policy import HttpPolicy
 from idemstore.http.wsgi_types import Environ, ExcInfo, StartResponse, WsgiApp, send_response
 from idemstore.insist import insist
@@ -69,7 +69,8 @@ class Running:
         if self._begun and exc_info is None:
             raise AssertionError("start_response was called twice without exc_info")
         self._begun, self._line, self._pairs = True, status, headers
-        self._status, self._headers = int(status[:3]), make_headers(headers)
+        self._status = int(status[:3])
+        self._headers = tuple([(name.lower(), value) for name, value in headers])
         self._declared = None
         for name, value in self._headers:
             if name == "content-length" and value.isascii() and value.isdigit():

@@ -2,11 +2,12 @@
 
 import io
 from collections.abc import Callable, Iterable
-from http.client import responses
+from functools import lru_cache
+from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Final, Protocol
 
-from idemstore.http.facts import Headers, Request, Response, make_headers
+from idemstore.http.facts import Headers, Request, Response
 
 Environ = dict[str, Any]
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
@@ -16,6 +17,7 @@ WsgiApp = Callable[[Environ, Any], Iterable[bytes]]
 
 CHUNK: Final = 65536
 BODILESS: Final = frozenset({204, 304})
+PHRASES: Final = {one.value: one.phrase for one in HTTPStatus}
 
 
 class Readable(Protocol):
@@ -38,9 +40,15 @@ def read_request(environ: Environ) -> Request:
 
 def _headers(environ: Environ) -> Headers:
     """The request headers."""
-    found = [(name[5:], value) for name, value in environ.items() if name.startswith("HTTP_")]
-    found += [(name, environ[name]) for name in ("CONTENT_TYPE", "CONTENT_LENGTH") if environ.get(name)]
-    return make_headers((name.replace("_", "-"), value) for name, value in found)
+    found = [(_name(name), value) for name, value in environ.items() if name.startswith("HTTP_")]
+    found += [(_name(name), environ[name]) for name in ("CONTENT_TYPE", "CONTENT_LENGTH") if environ.get(name)]
+    return tuple(found)
+
+
+@lru_cache(maxsize=512)
+def _name(variable: str) -> str:
+    """The header of a variable. Cached: clients send the same few."""
+    return variable.removeprefix("HTTP_").replace("_", "-").lower()
 
 
 class Cut(Exception):
@@ -110,7 +118,7 @@ def _read(source: Readable, size: int) -> bytes:
 
 def status_line(status: int) -> str:
     """The status with its phrase."""
-    return f"{status} {responses.get(status, 'Unknown')}"
+    return f"{status} {PHRASES.get(status, 'Unknown')}"
 
 
 def send_response(start_response: StartResponse, response: Response, method: str) -> list[bytes]:

@@ -13,113 +13,33 @@ The application asks ``desk.answer(body)`` on ``POST`` and ``GET`` of any path, 
 import json
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import pytest
 
 import idemstore
 from idemstore.async_store import AsyncStore
 from idemstore.http.choices import keep_everything
-from idemstore.http.facts import Headers, Request
 from idemstore.http.keyformat import KeyFormat, Quoting
 from idemstore.http.policy import HttpPolicy
-from idemstore.keys import encode_key
 from idemstore.machine import State
 from idemstore.policy import StoreDown
 from idemstore.store import Store
-from idemstore.testing.adapter_desk import Desk, Got, Reply, Served
-from idemstore.testing.blocking import PATIENCE, BlockingStore, LoopThread
-from idemstore.testing.faults import AsyncFaultyDriver, Faults, FaultyDriver, Stop
+from idemstore.testing.adapter_bench import Bench, Mode
+from idemstore.testing.adapter_desk import Desk, Reply, Served
+from idemstore.testing.blocking import PATIENCE, LoopThread
+from idemstore.testing.faults import Stop
 from idemstore.testing.subject import Subject
 
 PARALLEL = 20
 
 
-def user(request: Request) -> str | None:
-    """The scope of the contract's requests."""
-    return request.header("x-user")
-
-
-class Bench:
-    """One test's application, adapter and store."""
-
-    def __init__(self, contract: "AdapterContract", subject: Subject) -> None:
-        self.subject, self.desk, self.faults = subject, Desk(), Faults()
-        self.contract = contract
-        self.thread = LoopThread()
-        self.look = idemstore.open(subject.url)
-        """A store of the test's own on the same records."""
-        self.policy = HttpPolicy(scope=user)
-        self.tenant = f"ann-{uuid.uuid4().hex[:12]}"
-        self._served: Served | None = None
-        self._closers: list[Callable[[], object]] = [self.look.close]
-
-    def use(self, **changes: object) -> None:
-        """Another policy than the default."""
-        self.policy = replace(self.policy, **changes)  # type: ignore[arg-type]
-
-    @property
-    def served(self) -> Served:
-        """The application, served."""
-        if self._served is None:
-            store = self._store()
-            self._served = self.contract.serve(self.desk, store, self.policy, self.thread)
-        return self._served
-
-    def _store(self) -> Store | AsyncStore:
-        """The adapter's store; its driver follows orders."""
-        if self.contract.mode == "sync":
-            store = idemstore.open(self.subject.url)
-            faulty = store.wrapped(lambda driver: FaultyDriver(driver, self.faults))
-            self._closers += [faulty.close, store.close]
-            return faulty
-        plain = idemstore.open_async(self.subject.url)
-        wrapped = plain.wrapped(lambda driver: AsyncFaultyDriver(driver, self.faults))
-        self._closers.append(BlockingStore(wrapped, self.thread).close)
-        return wrapped
-
-    def post(self, key: str | None = "k", body: bytes = b"{}", **more: str) -> Got:
-        """A POST with a key; ``more`` are further headers."""
-        return self.served.request("POST", "/orders", self.headers(key, **more), body)
-
-    def headers(self, key: str | None, **more: str) -> Headers:
-        """The headers of the contract's requests."""
-        found = {"x-user": self.tenant, "content-type": "application/json"}
-        found |= {name.replace("_", "-"): value for name, value in more.items()}
-        return (*found.items(), *(() if key is None else (("idempotency-key", key),)))
-
-    def many(self, count: int, send: Callable[[], Got]) -> list[Got]:
-        """Requests in parallel."""
-        with ThreadPoolExecutor(count) as pool:
-            return [future.result(PATIENCE) for future in [pool.submit(send) for _ in range(count)]]
-
-    def state(self, key: str = "k") -> State | None:
-        """What the store says of a key."""
-        found = self.look.get(self.policy.key(self.tenant, key))
-        return None if found is None else found.record.state
-
-    def age(self, seconds: float, key: str = "k") -> None:
-        """Let time pass for a key."""
-        self.subject.age(encode_key(self.policy.key(self.tenant, key), 10**6), seconds)
-
-    def close(self) -> None:
-        """Let everything go."""
-        self.desk.release()
-        self.faults.release()
-        if self._served is not None:
-            self._served.close()
-        for close in reversed(self._closers):
-            close()
-        self.thread.close()
-
-
 class AdapterContract:
     """The whole contract."""
 
-    mode: ClassVar[Literal["sync", "async"]] = "sync"
+    mode: ClassVar[Mode] = "sync"
     """Which store the adapter takes."""
     leaves: ClassVar[bool] = True
     """Whether ``Served.leave`` can be made to work."""
@@ -133,7 +53,7 @@ class AdapterContract:
     @pytest.fixture
     def bench(self, subject: Subject) -> Iterator[Bench]:
         """What every test gets."""
-        made = Bench(self, subject)
+        made = Bench(self.serve, self.mode, subject)
         yield made
         made.close()
 

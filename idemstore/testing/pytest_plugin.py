@@ -8,11 +8,13 @@ test fails, and so does a run in which no test asked for it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Final
 
 import pytest
 
 from idemstore.testing.servers import NAMES, Server, ServerFailed, ServerUnavailable, describe, required, start
+from idemstore.testing.servers.server import Settings
 
 _SKIPPED = "skipped: "
 _FAILED = "FAILED: "
@@ -47,7 +49,7 @@ class ServerPool:
     def _start(self, name: str) -> None:
         """Start one, and note what became of it."""
         try:
-            server = start(name)
+            server = start(name, settings=_RELAXED.get(name, {}))
         except ServerUnavailable as refusal:
             self._refusals[name] = refusal
             self.lines[name] = f"{self._verdict(name, refusal)}{refusal.reason.splitlines()[0]}"
@@ -79,6 +81,11 @@ class ServerPool:
             server.stop()
         self._servers.clear()
 
+
+_RELAXED: Final[Mapping[str, Settings]] = {name: {"fsync": "off"} for name in ("postgresql", "postgresql15")}
+"""Only a crash of the machine could tell the difference, and no test makes one: commits need not wait for a busy disk.
+Tests of crashes start a server of their own, with its durability as it comes.
+"""
 
 _POOL = pytest.StashKey[ServerPool]()
 

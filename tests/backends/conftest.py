@@ -1,7 +1,7 @@
 """Which files of this folder run: those of families whose client library is there and whose turn it is.
 
-A family whose client library is not installed is left out: the wheel alone is tested, too. So is a family in preview,
-unless IDEMSTORE_SUBJECTS names it.
+A family whose client library is not installed is left out: the wheel alone is tested, too. So is one that
+IDEMSTORE_SUBJECTS leaves out.
 """
 
 from importlib.util import find_spec

@@ -4,6 +4,7 @@ Fail points are MongoDB's own: the server itself answers an error, breaks the co
 the program is the emulation, so is what the tests saw.
 """
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,10 +42,11 @@ def emulation(*flags: str, users: bool = False) -> Iterator[tuple[str, Process]]
         probe = partial(mongodb.primary, address)
 
         def launch(*more: str) -> Process:
-            return Process(Spec("mongodb", (*base, *more), directory, probe, deadline=60.0))
+            # Killed, as in the harness: asked to end, it takes ten seconds over its open connections.
+            return Process(Spec("mongodb", (*base, *more), directory, probe, deadline=60.0, polite=signal.SIGKILL))
 
         if users:
-            first = launch()
+            first = launch("--sync-on-commit")
             make_users(f"mongodb://{address}/")
             first.stop()
         process = members["mongodb"] = launch(*flags)

@@ -227,14 +227,70 @@ def stuck(url):
     store = idemstore.open(url)
     run_through(store, "before")
     session = store._driver._writer
-    session._lock.acquire()  # as a thread does that is in the midst of a call
+    assert session._turn.enter(1)  # as a thread does that is in the midst of a call
     child = os.fork()
     if child == 0:
         with leaving():
             assert "forked" in refusal(store)
-    session._lock.release()
+    session._turn.leave()
     reap(child)
     run_through(store, "after")
+
+
+class Interruption(BaseException):
+    """What a watchdog's signal handler raises."""
+
+
+def interrupted(url, hits):
+    """Calls that a signal handler interrupts at any point, by raising: the store goes on."""
+    store = idemstore.open(url)
+    armed = False
+
+    def ring(number, frame):
+        if armed:
+            raise Interruption
+
+    signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+    left, number = int(hits), 0
+    while left:
+        number += 1
+        try:
+            try:
+                armed = True
+                run_through(store, f"key-{number}")
+            finally:
+                armed = False
+        except Interruption:
+            armed = False
+            left -= 1
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    run_through(store, "after")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda index: run_through(store, f"other-{index}"), range(20)))
+
+
+def nested(url):
+    """A handler that calls the store in the middle of a call of its own thread is refused, or served; never stuck."""
+    store = idemstore.open(url)
+    answers, ringing = set(), threading.Lock()
+
+    def ring(number, frame):
+        if not ringing.acquire(blocking=False):
+            return  # a slow machine: the handler itself is interrupted
+        try:
+            answers.add(type(store.ping()).__name__)
+        except StoreUnavailable as error:
+            answers.add(type(error).__name__)
+        ringing.release()
+
+    signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+    for number in range(3000):
+        run_through(store, f"key-{number}")
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    run_through(store, "after")
+    say(*sorted(answers))
 
 
 if __name__ == "__main__":

@@ -4,11 +4,16 @@ import asyncio
 import logging
 import os
 import socket
+import ssl
 import threading
 import time
+from contextlib import contextmanager, suppress
+from email.utils import formatdate
 from functools import partial
 
+import dynamodb_labs
 import pytest
+from dynamodb_labs import altered, behind, with_options
 
 import idemstore
 from idemstore import errors
@@ -19,61 +24,17 @@ from idemstore.backends.dynamodb.settings import read_settings
 from idemstore.errors import StoreMisbehaved, StoreTimeout, StoreUnavailable
 from idemstore.machine import Claim
 from idemstore.outcomes import Claimed, Completed, Done, InFlight
-from idemstore.testing.contract_lab import MODES, Lab, claimed, done, raises
+from idemstore.testing.blocking import LoopThread
+from idemstore.testing.contract_lab import MODES, claimed, done, raises
 from idemstore.testing.contract_resend import SETTLE
-from idemstore.testing.families.dynamodb import TIMEOUT, DynamoDBSubject
-from idemstore.testing.proxy import Proxy
+from idemstore.testing.servers import tls
 from idemstore.testing.servers.process import free_port
 from idemstore.url import parse_url
 
 SLACK = 1.5
 """Seconds that a busy machine may add to a time-out."""
 
-
-@pytest.fixture(scope="module")
-def server(server_pool):
-    """One DynamoDB Local."""
-    return server_pool.get("dynamodb")
-
-
-@pytest.fixture(scope="module")
-def subject(server):
-    """A table on it."""
-    made = DynamoDBSubject("dynamodb", server.url)
-    yield made
-    made.close()
-
-
-@pytest.fixture(params=MODES)
-def lab(request, subject):
-    """A store in each mode."""
-    with Lab(subject, request.param) as made:
-        yield made
-
-
-@pytest.fixture
-def proxy(subject):
-    """The way to the server."""
-    host = parse_url(subject.url).hosts[0]
-    with Proxy(host.name, host.port) as made:
-        yield made
-
-
-def altered(lab, *options):
-    """The URL of the lab's subject with other options; a time-out among them replaces the subject's."""
-    url = lab.subject.url
-    if any(option.startswith("timeout=") for option in options):
-        url = url.replace(f"&{TIMEOUT}", "")
-    return "&".join((url, *options))
-
-
-def behind(lab, proxy, *options):
-    """A store that reaches the server through the proxy, and has done so."""
-    host = parse_url(lab.subject.url).hosts[0]
-    store = lab.open(altered(lab, *options).replace(f":{host.port}/", f":{proxy.port}/"))
-    store.ping()
-    return store
-
+server, subject, lab, proxy = dynamodb_labs.server, dynamodb_labs.subject, dynamodb_labs.lab, dynamodb_labs.proxy
 
 # -- lost replies: botocore sends again by itself --------------------------------------------------------------------
 
@@ -172,7 +133,7 @@ def within(seconds, call, *kinds):
 @pytest.mark.parametrize("timeout", [0.3, 1.0])
 def test_frozen_server(lab, server, timeout):
     """A server that is stopped (SIGSTOP) while connections are open: StoreTimeout, in time; then all is well again."""
-    store = lab.open(altered(lab, f"timeout={timeout}"))
+    store = with_options(lab, f"timeout={timeout}")
     key = lab.key()
     lab.store.ping()
     server.pause()
@@ -206,23 +167,33 @@ def test_silent_port(lab):
         within(0.5, partial(store.claim, "k"), StoreTimeout)
 
 
-def serve(reply):
-    """A listener that answers every connection with the same bytes, and its port."""
-    listener = socket.create_server(("127.0.0.1", 0))
+class Answering:
+    """A listener that answers every connection with the same bytes, and counts them."""
 
-    def run():
+    def __init__(self, reply):
+        self.reply, self.count = reply, 0
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"dynamodb+http://a:b@127.0.0.1:{self.listener.getsockname()[1]}/idem?region=eu-central-1"
+
+    def run(self):
+        """Until the listener is closed."""
         while True:
             try:
-                connection, _ = listener.accept()
+                connection, _ = self.listener.accept()
             except OSError:
                 return
             with connection:
                 connection.settimeout(5)
                 connection.recv(65536)
-                connection.sendall(reply)
+                self.count += 1
+                connection.sendall(self.reply)
 
-    threading.Thread(target=run, daemon=True).start()
-    return listener
+    def __enter__(self):
+        threading.Thread(target=self.run, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.listener.close()
 
 
 @pytest.mark.parametrize(
@@ -238,13 +209,39 @@ def serve(reply):
 )
 def test_endpoint_that_is_not_dynamodb(lab, reply):
     """Another program behind the port: one of our errors, in time, never a claim."""
-    with serve(reply) as listener:
-        port = listener.getsockname()[1]
-        store = lab.open(f"dynamodb+http://a:b@127.0.0.1:{port}/idem?region=eu-central-1&timeout=2")
+    with Answering(reply) as other:
+        store = lab.open(f"{other.url}&timeout=2")
         began = time.monotonic()
         with pytest.raises((StoreMisbehaved, StoreUnavailable)):
             store.claim("k")
         assert time.monotonic() - began < 2 + SLACK
+
+
+def refusal(code, status=400):
+    """An error response as DynamoDB sends it, dated."""
+    body = b'{"__type":"com.amazonaws.dynamodb.v20120810#%s","message":"no"}' % code.encode()
+    head = f"HTTP/1.1 {status} No\r\nDate: {formatdate(usegmt=True)}\r\nContent-Length: {len(body)}\r\n"
+    return head.encode() + b"Content-Type: application/x-amz-json-1.0\r\n\r\n" + body
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "kind", "tries"),
+    [
+        ("ProvisionedThroughputExceededException", 400, errors.Throttled, 4),
+        ("ThrottlingException", 400, errors.Throttled, 4),
+        ("InternalServerError", 500, errors.StoreUnavailable, 4),
+        ("AccessDeniedException", 400, errors.AccessDenied, 1),
+        ("ExpiredTokenException", 400, errors.AccessDenied, 1),
+    ],
+)
+def test_answers_that_only_aws_gives(lab, code, status, kind, tries):
+    """Errors that DynamoDB Local never has: botocore tries again where that may help, then each is one of ours."""
+    with Answering(refusal(code, status)) as service:
+        store = lab.open(f"{service.url}&timeout=10")
+        error = raises(kind, store.ping)
+        assert (service.count, error.retryable) == (tries, tries > 1)
+        assert type(error) is kind
+        raises(kind, partial(store.claim, "k"))
 
 
 def test_slow_reply_keeps_the_deadline(lab):
@@ -307,7 +304,7 @@ async def _short(settings, request):
 
 def test_full_pool_keeps_the_deadline(lab, server):
     """While one connection is held up, a second caller does not wait for it for ever."""
-    store = lab.open(altered(lab, "timeout=0.8", "connections=1"))
+    store = with_options(lab, "timeout=0.8", "connections=1")
     lab.store.ping()
     server.pause()
     try:
@@ -329,6 +326,53 @@ def test_migrate_waits_no_longer_than_its_time(lab, server, monkeypatch):
         within(1.0, store.migrate, StoreTimeout)
     finally:
         server.resume()
+
+
+# -- TLS --------------------------------------------------------------------------------------------------------------
+
+
+async def pipe(reader, writer):
+    """Bytes from here to there, until either side ends."""
+    with suppress(OSError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
+
+
+@contextmanager
+def in_tls(host, certificate):
+    """TLS in front of a server; its port."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate.certificate, certificate.key)
+
+    async def forward(reader, writer):
+        upstream, back = await asyncio.open_connection(host.name, host.port)
+        await asyncio.gather(pipe(reader, back), pipe(upstream, writer))
+
+    async def end(server):
+        server.close()
+
+    with LoopThread() as thread:
+        server = thread.call(asyncio.start_server(forward, "127.0.0.1", 0, ssl=context))
+        try:
+            yield server.sockets[0].getsockname()[1]
+        finally:
+            thread.call(end(server))
+
+
+@pytest.mark.skipif(not tls.available(), reason="openssl is not installed")
+def test_tls(lab, tmp_path, monkeypatch):
+    """Whom AWS_CA_BUNDLE trusts is spoken to over TLS, about large results, too; nobody else is."""
+    host, certificate = parse_url(lab.subject.url).hosts[0], tls.make(tmp_path)
+    with in_tls(host, certificate) as port:
+        url = altered(lab, "timeout=5").replace("dynamodb+http", "dynamodb").replace(f":{host.port}/", f":{port}/")
+        assert "SSLError" in str(raises(StoreUnavailable, lab.open(url).ping))
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate.authority))
+        store, key, result = lab.open(url), lab.key(), os.urandom(500_000)
+        done(store.complete(key, claimed(store.claim(key)).token, result))
+        assert store.claim(key) == Completed(result)
+        store.close()
 
 
 # -- credentials -----------------------------------------------------------------------------------------------------
@@ -358,6 +402,16 @@ def test_credentials_of_a_profile(lab, no_credentials):
     (no_credentials / "credentials").write_text("[mine]\naws_access_key_id = a\naws_secret_access_key = b\n")
     url = lab.subject.url.replace("idemstore:idemstore@", "").replace("region=eu-central-1", "profile=mine")
     claimed(lab.open(url).claim(lab.key()))
+
+
+def test_certificates_that_cannot_be_read(lab, monkeypatch):
+    """A bundle that is not there is an error of the configuration, and the next call looks again."""
+    monkeypatch.setenv("AWS_CA_BUNDLE", "/absent/bundle.pem")
+    store = lab.open(f"dynamodb://a:b@127.0.0.1:{free_port()}/idem?region=eu-central-1&timeout=2")
+    for _ in range(2):
+        assert "AWS_CA_BUNDLE" in str(raises(errors.ConfigurationError, partial(store.claim, "k")))
+    monkeypatch.delenv("AWS_CA_BUNDLE")
+    within(2, store.ping, StoreUnavailable, StoreTimeout)
 
 
 def test_nothing_secret_is_logged(lab, caplog):

@@ -14,6 +14,7 @@ from idemstore.backends.dynamodb.errors import translate
 from idemstore.backends.dynamodb.messages import CONFLICT, REFUSED, Reply, binary, number, text
 from idemstore.backends.dynamodb.record import NEVER, TTL_SLACK, decode, ttl
 from idemstore.backends.dynamodb.settings import read_settings
+from idemstore.backends.dynamodb.wire import NotHTTP, Response
 from idemstore.exchange import Exchange
 from idemstore.machine import Claim, Complete, Fail, Release, Renew, State
 from idemstore.outcomes import Claimed, Completed
@@ -264,6 +265,16 @@ def test_transaction_limit():
         DIALECT.transact("k", Complete("t", bytes(WHOLE + 1), None), NOW)
 
 
+def test_every_read_is_strongly_consistent():
+    """Looking, asking for the clock, scanning, reading parts: nothing is answered from a replica that lags behind."""
+    parts, _ = chunks.divide("k", "t", None, b"x" * 10)
+    divided = {**COMPLETED, "record_result": text(parts.pointer())}
+    load = DIALECT.claim("k", Claim(None, "other", SECOND, SECOND)).parse(reply(REFUSED, divided))
+    reads = [exchange.request.build(NOW) for exchange in (DIALECT.get("k"), DIALECT.ping(), DIALECT.purge(1))]
+    reads.append(load.request.build(NOW)["RequestItems"]["table"])
+    assert [read["ConsistentRead"] for read in reads] == [True] * 4
+
+
 # -- divided results --------------------------------------------------------------------------------------------------
 
 
@@ -310,6 +321,64 @@ def test_id_of_a_part_fits():
     assert chunks.owner({"id": text("key")}) is None
 
 
+# -- responses on the wire --------------------------------------------------------------------------------------------
+
+HEAD = b"HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
+WHOLE_RESPONSES = {
+    "length": (HEAD + b"Content-Length: 5\r\n\r\nhello", True),
+    "chunks": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2;x=y\r\nlo\r\n0\r\nX: y\r\n\r\n", True),
+    "closing": (HEAD + b"Content-Length: 5\r\nConnection: close\r\n\r\nhello", False),
+    "old": (HEAD.replace(b"1.1", b"1.0") + b"Content-Length: 5\r\n\r\nhello", False),
+}
+
+
+@pytest.mark.parametrize("step", [1, 2, 7, 1000])
+@pytest.mark.parametrize("name", WHOLE_RESPONSES)
+def test_response_in_pieces(name, step):
+    """However its bytes come, a response is whole at its last byte and not before."""
+    data, keeps = WHOLE_RESPONSES[name]
+    response = Response()
+    whole = [response.feed(data[at : at + step]) for at in range(0, len(data), step)]
+    assert whole == [False] * (len(whole) - 1) + [True]
+    assert (response.status, response.body, response.keeps) == (200, b"hello", keeps)
+    assert response.headers["date"] == "Sun, 06 Nov 1994 08:49:37 GMT"
+
+
+def test_large_response_at_once():
+    """The limit is the head's, however much of the body comes with it."""
+    response = Response()
+    assert response.feed(HEAD + b"Content-Length: 3000000\r\n\r\n" + bytes(3_000_000))
+    assert response.body == bytes(3_000_000)
+
+
+def test_response_that_ends_with_its_connection():
+    """Without a length the end of the connection is the body's; with one it comes too early."""
+    open_ended, cut = Response(), Response()
+    assert not open_ended.feed(HEAD + b"\r\nhello")
+    assert (open_ended.ends(), open_ended.body, open_ended.keeps) == (True, b"hello", False)
+    assert not cut.feed(HEAD + b"Content-Length: 6\r\n\r\nhello")
+    assert not cut.ends()
+    assert not Response().ends()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"SSH-2.0-OpenSSH_9\r\n",
+        b"x",
+        b"HTTP/1.1 two OK\r\n\r\n",
+        HEAD + b"Content-Length: five\r\n\r\n",
+        HEAD + b"Content-Length: -5\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"x" * 70_000,
+    ],
+)
+def test_what_is_no_response(data):
+    """Is refused, never waited for."""
+    with pytest.raises(NotHTTP):
+        Response().feed(data)
+
+
 # -- schema and errors ------------------------------------------------------------------------------------------------
 
 
@@ -330,6 +399,23 @@ def test_tables_of_another_shape(keys, types):
     }
     with pytest.raises(errors.SchemaError, match="another key"):
         schema.check("table", described)
+
+
+def test_migrate_waits_until_the_table_is_active():
+    """It is looked for, created on demand, looked at again with pauses while it is being made, then gets its TTL."""
+    described = {"KeySchema": schema.SHAPE, "AttributeDefinitions": schema.TYPES}
+
+    def table(status: str) -> Reply:
+        return Reply("", {"Table": {**described, "TableStatus": status}}, NOW, 5.0)
+
+    create = DIALECT.migrate().parse(Reply("ResourceNotFoundException", {}, NOW, 5.0))
+    assert create.request.operation == "create_table"
+    assert create.request.build(NOW)["BillingMode"] == "PAY_PER_REQUEST"
+    look = create.parse(Reply("", {}, NOW, 5.0))
+    for _ in range(3):
+        look = look.parse(table("CREATING"))
+        assert (look.request.operation, look.request.delay > 0) == ("describe_table", True)
+    assert look.parse(table("ACTIVE")).request.operation == "describe_time_to_live"
 
 
 def answered(code: str, message: str = "", status: int = 400) -> aws.ClientError:

@@ -1,62 +1,25 @@
-"""DynamoDB where it differs from other families: clocks, fences, divided results, purge, transactions, the table."""
+"""DynamoDB where it differs from other families: clocks, margins, fences, many clients at once."""
 
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from functools import partial
 
 import botocore.auth
+import dynamodb_labs
 import pytest
-from botocore.exceptions import ClientError
+from dynamodb_labs import behind, with_options
 
 import idemstore
-from idemstore import errors
-from idemstore.backends.dynamodb import DynamoDBAsyncStore, DynamoDBStore, chunks, purge, sync
-from idemstore.backends.dynamodb.record import EXPIRES
+from idemstore.backends.dynamodb import DynamoDBStore, sync
 from idemstore.machine import MICROSECONDS, Claim
 from idemstore.outcomes import Abandoned, Claimed, Completed, Done, Failed, InFlight, LeaseLost
-from idemstore.testing.blocking import BlockingStore
-from idemstore.testing.contract_lab import MODES, Lab, claimed, done, expect, near, raises
-from idemstore.testing.families.dynamodb import DynamoDBSubject, connect, url_of
+from idemstore.testing.contract_lab import claimed, done, expect, near
 from idemstore.testing.storm import together
 
 DAY = 86_400
 
-
-@pytest.fixture(scope="module")
-def server(server_pool):
-    """One DynamoDB Local."""
-    return server_pool.get("dynamodb")
-
-
-@pytest.fixture(scope="module")
-def subject(server):
-    """A table on it."""
-    made = DynamoDBSubject("dynamodb", server.url)
-    yield made
-    made.close()
-
-
-@pytest.fixture(params=MODES)
-def lab(request, subject):
-    """A store in each mode."""
-    with Lab(subject, request.param) as made:
-        yield made
-
-
-@pytest.fixture
-def fresh(server):
-    """A table that nobody else uses."""
-    made = DynamoDBSubject("dynamodb", server.url)
-    yield made
-    made.close()
-
-
-def with_options(lab, *options):
-    """A store of the lab's mode with more options."""
-    return lab.open("&".join((lab.subject.url, *options)))
-
+server, subject, lab, proxy = dynamodb_labs.server, dynamodb_labs.subject, dynamodb_labs.lab, dynamodb_labs.proxy
 
 # -- clocks -----------------------------------------------------------------------------------------------------------
 
@@ -121,11 +84,7 @@ def test_first_claim_asks_for_the_time_once(subject):
         assert isinstance(store, DynamoDBStore)
         link = sync.Link.call
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(
-                sync.Link,
-                "call",
-                lambda self, operation, *rest: (calls.append(operation), link(self, operation, *rest))[1],
-            )
+            patch.setattr(sync.Link, "call", lambda self, call: (calls.append(call.operation), link(self, call))[1])
             key = f"count-{os.urandom(4).hex()}"
             token = claimed(store.claim(key)).token
             assert calls == ["get_item", "update_item"]
@@ -182,344 +141,41 @@ def test_fence_grows_between_clients_that_know_the_clock_differently(lab):
     assert fences == sorted(set(fences))
 
 
-# -- divided results --------------------------------------------------------------------------------------------------
+# -- time to live -----------------------------------------------------------------------------------------------------
 
 
-def large(size):
-    """Bytes that do not repeat."""
-    return (os.urandom(1000) * (size // 1000 + 1))[:size]
-
-
-def items_of(subject):
-    """Every item of the table."""
-    pages = subject.client.get_paginator("scan").paginate(TableName=subject.table, ConsistentRead=True)
-    return [item for page in pages for item in page["Items"]]
-
-
-def parts_of(subject, key):
-    """The items beside a key."""
-    return [item for item in items_of(subject) if item["id"]["S"].startswith(key + chunks.MARK)]
-
-
-@pytest.mark.parametrize("size", [389_999, 390_000, 390_001, 780_000, 780_001, 4 * 2**20])
-def test_large_results(lab, size):
-    """Around every border, up to the limit: the result comes back from claim and get, completed and failed."""
-    result = large(size)
-    for end in ("complete", "fail"):
-        key = lab.key()
-        token = claimed(lab.store.claim(key)).token
-        done(getattr(lab.store, end)(key, token, result))
-        answer = lab.store.claim(key)
-        assert isinstance(answer, Completed if end == "complete" else Failed)
-        assert answer.result == result, "the result came back changed"
-        assert lab.store.get(key).record.result == result
-        done(getattr(lab.store, end)(key, token, result))
-        assert getattr(lab.store, end)(key, token, result[1:]) == LeaseLost()
-
-
-def test_largest_failure_beside_the_largest_checkpoint(lab):
-    """Both lie in one item, with the longest key and token."""
-    key = "k" * lab.store.limits.key_bytes
-    lab.store.forget(key)
-    claimed(lab.store.claim(key, token="t" * 128, fingerprint=b"f" * 64))
-    done(lab.store.renew(key, "t" * 128, checkpoint=large(300_000)))
-    done(lab.store.fail(key, "t" * 128, large(100_000), retry_after=0))
-    found = lab.store.get(key).record
-    assert (len(found.result), len(found.checkpoint)) == (100_000, 300_000)
-    assert lab.store.forget(key)
-
-
-def test_largest_result_beside_the_longest_key(lab):
-    """So does a result that is not divided."""
-    key = "l" * lab.store.limits.key_bytes
-    lab.store.forget(key)
-    claimed(lab.store.claim(key, token="t" * 128, fingerprint=b"f" * 64))
-    done(lab.store.renew(key, "t" * 128, checkpoint=large(300_000)))
-    done(lab.store.complete(key, "t" * 128, large(390_000)))
-    assert len(expect(Completed, lab.store.claim(key)).result) == 390_000
-    assert lab.store.forget(key)
-
-
-def test_beyond_the_limit_nothing_is_sent(lab):
-    """One byte more is refused at the door."""
-    store, faults = lab.faulty()
-    raises(errors.ResultTooLarge, partial(store.complete, lab.key(), "token", bytes(4 * 2**20 + 1)))
-    raises(errors.ResultTooLarge, partial(store.renew, lab.key(), "token", checkpoint=bytes(300_001)))
-    assert faults.round_trips == 0
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_parts_that_are_gone_or_changed(fresh, mode):
-    """A result whose parts were deleted or altered is an error in every call that reads it, never a shorter result."""
-    with Lab(fresh, mode) as lab:
-        for harm in ("delete", "change"):
-            key = lab.key()
-            done(lab.store.complete(key, claimed(lab.store.claim(key)).token, large(500_000)))
-            first, second = parts_of(fresh, key)
-            if harm == "delete":
-                fresh.client.delete_item(TableName=fresh.table, Key={"id": first["id"]})
-            else:
-                fresh.client.put_item(TableName=fresh.table, Item={**second, chunks.DATA: {"B": b"x"}})
-            for _ in range(2):
-                raises(errors.CorruptRecord, partial(lab.store.claim, key))
-                raises(errors.CorruptRecord, partial(lab.store.get, key))
-            assert lab.store.forget(key)
-
-
-def test_zombies_parts_never_mix_with_the_successors(lab):
-    """A stale owner that writes its parts at any moment of its successor's completion changes nothing that is read."""
-    for nth in range(4):
-        key = lab.key()
-        zombie = claimed(lab.store.claim(key)).token
-        lab.age(key, 100)
-        owner = claimed(lab.store.claim(key)).token
-        theirs, mine = large(1_000_000), large(1_000_000)
-        store, faults = lab.faulty()
-        faults.passing(nth)
-        stop = faults.stop_before()
-        finish = lab.background(partial(store.complete, key, owner, mine))
-        if nth < 3:
-            stop.reached()
-        assert lab.store.complete(key, zombie, theirs) == LeaseLost()
-        stop.go()
-        done(finish.result())
-        assert expect(Completed, lab.store.claim(key)).result == mine
-
-
-def test_crash_between_parts_and_completion(lab):
-    """An owner that dies after its parts leaves a claim to be taken over, and the next result is its own."""
-    store, faults = lab.faulty()
+@pytest.mark.parametrize("seconds", [5, 2**40])
+def test_time_to_live_decides_nothing(lab, subject, seconds):
+    """A record that DynamoDB was to delete long ago is alive, one that it is to keep for ever is over in time."""
     key = lab.key()
-    token = claimed(lab.store.claim(key)).token
-    faults.passing(1)
-    faults.lose_request()
-    raises(errors.StoreUnavailable, partial(store.complete, key, token, large(500_000)))
-    assert faults.round_trips == 2
-    lab.age(key, 100)
-    taker = claimed(lab.store.claim(key))
-    assert taker.attempt == 2
-    done(lab.store.complete(key, taker.token, b"small"))
-    assert lab.store.claim(key) == Completed(b"small")
-
-
-# -- purge ------------------------------------------------------------------------------------------------------------
-
-
-def scanned(subject):
-    """Every id in the table."""
-    return {item["id"]["S"] for item in items_of(subject)}
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_purge_reclaims_parts(fresh, mode):
-    """Parts of expired records, of stale owners and of crashes go once they are old; parts that a record needs stay."""
-    with Lab(fresh, mode) as lab:
-        store = with_options(lab, "in_place=0")
-        kept, expired, lost = (lab.key() for _ in range(3))
-        for key, retention in ((kept, None), (expired, 60)):
-            done(store.complete(key, claimed(store.claim(key)).token, b"result", retention=retention))
-        claimed(store.claim(lost))
-        assert store.complete(lost, "stranger", b"orphan", retention=None) == LeaseLost()
-        store.purge()
-        assert len(parts_of(fresh, expired)) == len(parts_of(fresh, lost)) == 1, "young parts may still be needed"
-        fresh.age(expired, 100)
-        for key in (kept, expired, lost):
-            for part in parts_of(fresh, key):
-                fresh.age(part["id"]["S"], 3 * 3600)
-        assert store.purge() == 1
-        while store.purge():
-            pass
-        assert not parts_of(fresh, expired)
-        assert not parts_of(fresh, lost)
-        assert store.claim(kept) == Completed(b"result")
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_purge_goes_through_many_pages(fresh, mode, monkeypatch):
-    """The scan is divided; a limit is kept; what another program put into the table is left alone."""
-    monkeypatch.setattr(purge, "PAGE", 7)
-    with Lab(fresh, mode) as lab:
-        keys = [lab.key() for _ in range(40)]
-        assert all(isinstance(answer, Claimed) for answer in lab.store.claim_many(keys, lease=10, retention=20))
-        for key in keys[:30]:
-            lab.age(key, 100)
-        foreign = {"id": {"S": "foreign"}, EXPIRES: {"N": "5"}, "fence": {"S": "theirs"}}
-        fresh.client.put_item(TableName=fresh.table, Item=foreign)
-        odd = {"id": {"S": "odd"}, EXPIRES: {"N": "5"}, "fence": {"N": "1.5"}}
-        fresh.client.put_item(TableName=fresh.table, Item=odd)
-        assert lab.store.purge(12) == 12
-        gone = 12
-        while count := lab.store.purge(1000):
-            gone += count
-        assert gone == 30
-        assert {"foreign", "odd"} < scanned(fresh)
-        assert all(lab.exists(key) == (key in keys[30:]) for key in keys)
-
-
-def test_purge_deletes_bare_fences_in_the_end(fresh):
-    """What a release left goes once no client's clock can be behind its fence."""
-    with Lab(fresh, "sync") as lab:
-        key = lab.key()
-        done(lab.store.release(key, claimed(lab.store.claim(key)).token))
-        assert lab.store.purge() == 0
-        assert key in scanned(fresh)
-        fresh.client.update_item(
-            TableName=fresh.table,
-            Key={"id": {"S": key}},
-            UpdateExpression="SET fence = :old",
-            ExpressionAttributeValues={":old": {"N": "5"}},
-        )
-        assert lab.store.purge() == 0
-        assert key not in scanned(fresh)
-
-
-# -- transactions -----------------------------------------------------------------------------------------------------
-
-
-def entry_of(store, *arguments, **options):
-    """``transact_item`` of the store behind a lab's face."""
-    inner = store.inner if isinstance(store, BlockingStore) else store
-    assert isinstance(inner, DynamoDBStore | DynamoDBAsyncStore)
-    return inner.transact_item(*arguments, **options)
-
-
-def order(subject, name):
-    """A write of the caller's own."""
-    return {"Put": {"TableName": subject.table, "Item": {"id": {"S": name}, "total": {"N": "5"}}}}
-
-
-def test_completion_in_a_transaction(lab, subject):
-    """The caller's write and the completion are stored together, and the completion is like any other."""
-    key, name = ("scope", lab.key()), lab.key("order")
-    token = claimed(lab.store.claim(key)).token
-    entry = entry_of(lab.store, key, token, b"charged", retention=600)
-    subject.client.transact_write_items(TransactItems=[order(subject, name), entry])
-    assert subject.item(name)
-    assert lab.store.claim(key) == Completed(b"charged")
-    assert near(lab.store.get(key).expires_in, 600)
-    assert lab.store.complete(key, token, b"charged") == Done()
-
-
-def test_stale_token_fails_the_whole_transaction(lab, subject):
-    """Nothing of it is stored; the reason names the entry; asking again with ``complete`` tells what happened."""
-    key, name = lab.key(), lab.key("order")
-    stale = claimed(lab.store.claim(key)).token
-    lab.age(key, 100)
-    owner = claimed(lab.store.claim(key)).token
-    items = [order(subject, name), entry_of(lab.store, key, stale, b"stale")]
-    with pytest.raises(ClientError) as caught:
-        subject.client.transact_write_items(TransactItems=items)
-    assert caught.value.response["Error"]["Code"] == "TransactionCanceledException"
-    reasons = [reason["Code"] for reason in caught.value.response["CancellationReasons"]]
-    assert reasons == ["None", "ConditionalCheckFailed"]
-    assert not subject.item(name)
-    assert lab.store.complete(key, stale, b"stale") == LeaseLost()
-    done(lab.store.complete(key, owner, b"owner's"))
-
-
-def test_transaction_delivered_twice(lab, subject):
-    """The second delivery is refused as a whole, and ``complete`` says that the first one did it."""
-    key, name = lab.key(), lab.key("order")
-    token = claimed(lab.store.claim(key)).token
-    items = [order(subject, name), entry_of(lab.store, key, token, b"r")]
-    subject.client.transact_write_items(TransactItems=items)
-    with pytest.raises(ClientError):
-        subject.client.transact_write_items(TransactItems=items)
-    assert lab.store.complete(key, token, b"r") == Done()
-
-
-def test_transaction_needs_the_clock(subject):
-    """A store that has made no call yet does not know the time, and says what to do."""
-    with idemstore.open(subject.url) as store:
-        with pytest.raises(errors.StoreUnavailable, match="ping"):
-            entry_of(store, "key", "token", b"r")
-        store.ping()
-        entry_of(store, "key", "token", b"r")
-        with pytest.raises(errors.InvalidKey):
-            entry_of(store, "", "token", b"r")
-        with pytest.raises(errors.ResultTooLarge):
-            entry_of(store, "key", "token", bytes(390_001))
-
-
-# -- the table --------------------------------------------------------------------------------------------------------
-
-
-def test_missing_table(lab, server):
-    """Every call names the command that makes it; nothing is made by the way."""
-    store = lab.open(url_of(server.url, "absent-table"))
-    for call in (store.ping, partial(store.claim, "k"), partial(store.complete, "k", "t", b""), store.purge):
-        assert "idemstore migrate URL" in str(raises(errors.SchemaError, call))
-
-
-def test_migrate_by_many_at_once(server, lab):
-    """Eight programs that migrate together all succeed, on demand and with TTL."""
-    url = url_of(server.url, f"test-{os.urandom(6).hex()}")
-    stores = [lab.open(url) for _ in range(8)]
-    with ThreadPoolExecutor(8) as workers:
-        assert list(workers.map(lambda store: store.migrate(), stores)) == [None] * 8
-    client, table = connect(url), url.rpartition("/")[2].partition("?")[0]
-    described = client.describe_table(TableName=table)["Table"]
-    assert described["BillingModeSummary"]["BillingMode"] == "PAY_PER_REQUEST"
-    ttl = client.describe_time_to_live(TableName=table)["TimeToLiveDescription"]
-    assert ttl == {"TimeToLiveStatus": "ENABLED", "AttributeName": "ttl_at"}
-    expect(Claimed, stores[0].claim("k"))
-    client.delete_table(TableName=table)
-    client.close()
-
-
-@pytest.mark.parametrize(
-    ("keys", "types"),
-    [
-        ([("id", "HASH"), ("sort", "RANGE")], [("id", "S"), ("sort", "S")]),
-        ([("pk", "HASH")], [("pk", "S")]),
-        ([("id", "HASH")], [("id", "N")]),
-    ],
-    ids=["sort key", "other name", "other type"],
-)
-def test_table_of_another_shape(lab, server, keys, types):
-    """Calls and migrate say so, and leave it as it is."""
-    url = url_of(server.url, f"test-{os.urandom(6).hex()}")
-    client, table = connect(url), url.rpartition("/")[2].partition("?")[0]
-    client.create_table(
-        TableName=table,
-        KeySchema=[{"AttributeName": name, "KeyType": kind} for name, kind in keys],
-        AttributeDefinitions=[{"AttributeName": name, "AttributeType": kind} for name, kind in types],
-        BillingMode="PAY_PER_REQUEST",
+    token = claimed(lab.store.claim(key, retention=600)).token
+    assert int(subject.item(key)["ttl_at"]["N"]) > time.time() + 600
+    subject.client.update_item(
+        TableName=subject.table,
+        Key={"id": {"S": key}},
+        UpdateExpression="SET ttl_at = :ttl",
+        ExpressionAttributeValues={":ttl": {"N": str(seconds)}},
     )
-    store = lab.open(url)
-    for call in (store.migrate, store.ping, partial(store.claim, "k"), partial(store.get, "k")):
-        raises(errors.SchemaError, call)
-    client.delete_table(TableName=table)
-    client.close()
-
-
-def test_ttl_on_another_attribute(lab, server):
-    """A table that expires its items by an attribute of another program is refused by migrate."""
-    url = url_of(server.url, f"test-{os.urandom(6).hex()}")
-    client, table = connect(url), url.rpartition("/")[2].partition("?")[0]
-    store = lab.open(url)
-    store.migrate()
-    for on, name in ((False, "ttl_at"), (True, "theirs")):
-        specification = {"Enabled": on, "AttributeName": name}
-        client.update_time_to_live(TableName=table, TimeToLiveSpecification=specification)
-    assert "theirs" in str(raises(errors.SchemaError, store.migrate))
-    client.delete_table(TableName=table)
-    client.close()
+    expect(InFlight, lab.store.claim(key))
+    lab.age(key, 700)
+    assert lab.store.get(key) is None
+    assert lab.store.complete(key, token, b"late") == LeaseLost()
+    assert claimed(lab.store.claim(key)).attempt == 1
 
 
 # -- many at once -----------------------------------------------------------------------------------------------------
 
 
-def test_hot_key(lab):
-    """64 clients on one key: one winner, no error, one trip to the driver for each."""
-    store, faults = lab.faulty()
-    store.release(lab.key(), "warm-up")
-    before, key = faults.round_trips, lab.key()
+def test_hot_key(lab, proxy):
+    """64 clients on one key: one winner, no error, one round trip on the wire for each."""
+    store = behind(lab, proxy)
+    expect(Claimed, store.claim(lab.key("warm-up")))
+    before, key = proxy.round_trips, lab.key()
     with ThreadPoolExecutor(64) as clients:
         answers = list(clients.map(lambda _: store.claim(key), range(64)))
     assert sum(isinstance(answer, Claimed) for answer in answers) == 1
     assert sum(isinstance(answer, InFlight) for answer in answers) == 63
-    assert faults.round_trips - before == 64
+    assert proxy.round_trips - before == 64
 
 
 def test_hot_takeover_costs_two_trips_at_most_for_the_winner(lab):

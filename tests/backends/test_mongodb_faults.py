@@ -3,7 +3,9 @@
 Needs a server with fail points, which MongoDB has under ``enableTestCommands``; here it is an emulation (SecantusDB).
 """
 
+import gc
 import time
+import warnings
 from collections.abc import Iterator
 from functools import partial
 
@@ -29,16 +31,37 @@ from idemstore.outcomes import Completed, Done, InFlight
 from idemstore.testing.contract_lab import claimed, done, raises
 from idemstore.testing.proxy import Proxy
 from idemstore.testing.servers import ServerUnavailable
+from idemstore.testing.servers.process import Process
+
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+"""PyMongo's monitors connect again and again while a server is down, and leave a socket behind when they are stopped
+just then (docs/mongodb.md, "Known trouble"). What they leave is collected here, and reported in no other test.
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def collected() -> Iterator[None]:
+    """Nothing is left for the tests of other modules."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """A server with fail points."""
+def server() -> Iterator[tuple[str, Process]]:
+    """A server with fail points, which keeps what it has acknowledged when it is killed: address and process."""
     try:
-        with emulation("--enable-test-commands") as (address, _):
-            yield address
+        with emulation("--enable-test-commands", "--sync-on-commit") as server:
+            yield server
     except ServerUnavailable as reason:
         pytest.skip(str(reason))
+
+
+@pytest.fixture
+def address(server: tuple[str, Process]) -> str:
+    """Where it is."""
+    return server[0]
 
 
 @pytest.fixture
@@ -155,7 +178,7 @@ def test_right_password(mode, guarded):
 @pytest.mark.parametrize("user", ["app:wrong-password@", "nobody:wrong-password@"])
 def test_wrong_password(mode, guarded, user):
     """A wrong password is told as such, at once the first time and always within the time-out, and is not shown."""
-    with opened(mode, guarded, "&authSource=admin&timeout=2", user) as store:
+    with opened(mode, guarded, "&authSource=admin&timeout=1", user) as store:
         for call, limit in ((store.ping, 0.8), (partial(store.claim, "k"), 1.5)):
             began = time.monotonic()
             error = raises(AccessDenied, call)
@@ -199,9 +222,9 @@ def in_time(call, seconds):
 
 def test_nobody_listens(mode):
     """A server that is not there: an error within the time-out, from the first call on."""
-    with opened(mode, "127.0.0.1:9", "&timeout=0.5") as store:
+    with opened(mode, "127.0.0.1:9", "&timeout=0.3") as store:
         for call in (store.ping, partial(store.claim, "k"), partial(store.get, "k")):
-            in_time(call, 0.5)
+            in_time(call, 0.3)
 
 
 def test_stalled_before_the_first_call(mode, proxy):
@@ -223,9 +246,10 @@ def _patiently(call):
             assert time.monotonic() < end
 
 
-def test_frozen_in_the_middle(mode):
+def test_frozen_in_the_middle(mode, server):
     """A server process that is frozen (SIGSTOP): every call ends in time; afterwards all is well."""
-    with emulation() as (address, process), opened(mode, address, "&timeout=0.7") as store:
+    address, process = server
+    with opened(mode, address, "&timeout=0.7") as store:
         token = claimed(_patiently(partial(store.claim, "k"))).token
         process.pause()
         try:
@@ -258,9 +282,10 @@ def test_closing_does_not_hang(mode, proxy):
     assert time.monotonic() - began < 4.0
 
 
-def test_killed_and_started_again(mode):
+def test_killed_and_started_again(mode, server):
     """A server that dies and comes back: calls fail meanwhile, saying so; then they succeed with the same store."""
-    with emulation("--sync-on-commit") as (address, process), opened(mode, address, "&timeout=0.7") as store:
+    address, process = server
+    with opened(mode, address, "&timeout=0.7") as store:
         token = claimed(_patiently(partial(store.claim, "k"))).token
         process.kill()
         in_time(partial(store.complete, "k", token, b"r"), 0.7)

@@ -30,6 +30,7 @@ from idemstore.backends.mongodb.record import (
     RETRYABLE,
     decode,
 )
+from idemstore.backends.mongodb.wire import Line
 from idemstore.exchange import Exchange
 from idemstore.machine import Claim, Complete, Fail, Release, Renew, State
 from idemstore.outcomes import (
@@ -590,6 +591,18 @@ def test_clock_goes_on_from_the_heartbeat(monkeypatch):
     assert clock.now() == NOW + 5_050
 
 
+def test_clock_knows_what_is_under_way():
+    """A heartbeat that connects is under way until it has succeeded or failed; one that is awaited is not."""
+    clock, event = HeartbeatClock(), heartbeat(None)
+    for end in (clock.succeeded, clock.failed):
+        assert not clock.asking
+        clock.started(SimpleNamespace(connection_id=event.connection_id, awaited=False))
+        assert clock.asking
+        end(event)
+    clock.started(SimpleNamespace(connection_id=event.connection_id, awaited=True))
+    assert not clock.asking
+
+
 def test_clock_follows_the_primary(monkeypatch):
     """Another primary has another clock; secondaries, and replies without a time, teach nothing."""
     monkeypatch.setattr("time.monotonic_ns", lambda: 0)
@@ -730,3 +743,10 @@ def test_answers_do_not_depend_on_the_clock_but_for_times(clock):
     for event, state in product((CLAIM, *EVENTS.values()), (COMPLETED, FAILED)):
         if isinstance(event, Claim):
             assert not isinstance(answer(event, document(state=state, fingerprint=b""), clock=clock), Exchange)
+
+
+@pytest.mark.parametrize(("there", "least", "most"), [(True, 0.5, 2.0), (False, 1e-9, 0.1)])
+def test_good_bye(there, least, most):
+    """Closing waits a moment for a server that is there, and hardly for one that is gone; 0 would be for ever."""
+    line = Line("c", topology=lambda: SimpleNamespace(has_writable_server=lambda: there))
+    assert least <= line.farewell() <= most

@@ -4,6 +4,7 @@ Where there is no real MongoDB these run on an emulation (SecantusDB), and prove
 """
 
 import asyncio
+import gc
 import subprocess
 import sys
 import threading
@@ -27,6 +28,7 @@ import idemstore
 from idemstore.backends.mongodb import aio, sync
 from idemstore.backends.mongodb.dialect import TTL_INDEX, TTL_SECONDS, MongoDialect, Reply
 from idemstore.backends.mongodb.record import FIELDS, NEVER, RELEASED
+from idemstore.backends.mongodb.wire import Line
 from idemstore.errors import CorruptRecord, InvalidInput, SchemaError, TransactionConflict
 from idemstore.machine import Claim, State
 from idemstore.outcomes import DONE, LEASE_LOST, Abandoned, Claimed, Completed, Failed, InFlight, Mismatch
@@ -324,7 +326,7 @@ def test_purge_takes_old_tombstones(store, subject):
 
 def test_largest_record(subject):
     """The longest key with the largest checkpoint and the largest result fits into one document."""
-    with idemstore.open(f"{subject.url}&timeout=60") as store:
+    with idemstore.open(subject.url.replace("timeout=20", "timeout=60")) as store:
         key, block = "k" * store.limits.key_bytes, b"\xff" * store.limits.value_bytes
         claimed(store.claim(key, token="t" * 128, fingerprint=b"f" * 64))
         done(store.renew(key, "t" * 128, checkpoint=block))
@@ -355,7 +357,7 @@ class Racing:
 def test_lost_upserts_ask_again(subject):
     """E11000 on _id is answered by asking again, as often as it takes; sync."""
     database = subject.records.database
-    driver = sync.SyncDriver(Racing(partial(database.command, codec_options=sync.CODEC), 3), "c")
+    driver = sync.SyncDriver(Racing(partial(database.command, codec_options=sync.CODEC), 3), Line("c"))
     dialect, event = MongoDialect(subject.records.name), Claim(None, "mine", 30_000_000, None)
     answer, trips = dialect.claim("k", event), 0
     while not isinstance(answer, Claimed):
@@ -371,7 +373,7 @@ async def _lost_async(url, database, name):
         async def send(command):
             return await racing(command)
 
-        driver = aio.AsyncMongoDriver(send, "c")
+        driver = aio.AsyncMongoDriver(send, Line("c"))
         answer = MongoDialect(name).claim("k", Claim(None, "mine", 30_000_000, None))
         while not isinstance(answer, Claimed):
             answer = answer.parse(await driver.execute(answer.request, 5.0))
@@ -420,7 +422,7 @@ CLIENTS = 64
 def test_hot_key_of_threads(subject):
     """64 threads on one key: one runs, the others are told so, and nobody asks twice but losers of the first upsert."""
     counters = []
-    with idemstore.open(f"{subject.url}&timeout=30") as outer:
+    with idemstore.open(subject.url) as outer:
         store = outer.wrapped(lambda driver: counters.append(Counting(driver)) or counters[0])
         store.ping()
         counters[0].calls = counters[0].races = 0
@@ -451,7 +453,7 @@ def test_hot_key_of_tasks(subject, kind):
     counters = []
 
     async def run():
-        async with idemstore.open_async(f"{subject.url.replace('mongodb', SCHEMES[kind], 1)}&timeout=30") as outer:
+        async with idemstore.open_async(subject.url.replace("mongodb", SCHEMES[kind], 1)) as outer:
             store = outer.wrapped(lambda driver: counters.append(Counting(driver)) or counters[0])
             await store.ping()
             counters[0].calls = counters[0].races = 0
@@ -624,3 +626,23 @@ def test_cancelled_calls(subject, kind):
     host, _, port = subject.url.partition("://")[2].partition("/")[0].partition(":")
     with Proxy(host, int(port)) as proxy:
         asyncio.run(run(proxy.port))
+
+
+def test_cancelled_while_connecting(subject):
+    """A call that is cancelled while its connection is made leaves no socket behind, and no task."""
+
+    async def run():
+        async with idemstore.open_async(subject.url) as store:
+            await store.ping()
+            for wait in (0.0, 0.001, 0.003):
+                tasks = [asyncio.create_task(store.claim(f"{wait}-{n}")) for n in range(10)]
+                await asyncio.sleep(wait)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+            assert isinstance(await store.claim("after"), Claimed)
+            mine = asyncio.current_task()
+        assert not [task for task in asyncio.all_tasks() if task is not mine and "_execute" in repr(task)]
+
+    asyncio.run(run())
+    gc.collect()

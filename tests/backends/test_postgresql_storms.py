@@ -9,7 +9,7 @@ from idemstore.errors import IdemstoreError
 from idemstore.machine import MICROSECONDS, Claim
 from idemstore.outcomes import Claimed, Completed, Done, InFlight
 from idemstore.testing.contract_lab import Lab, claimed, done, expect
-from idemstore.testing.families.postgresql import DRIVERS, PostgresqlSubject
+from idemstore.testing.families.postgresql import DRIVERS, PostgresqlSubject, places
 from idemstore.testing.proxy import Proxy
 from idemstore.testing.servers.pgbouncer import find
 from idemstore.testing.storm import together
@@ -19,18 +19,24 @@ LONG = 1000 * MICROSECONDS
 TROUBLE = "SELECT deadlocks, conflicts FROM pg_stat_database WHERE datname = current_database()"
 
 
-@pytest.fixture(scope="module", params=["postgresql", "postgresql15"])
-def subject(request, server_pool):
-    """A table on each server."""
-    made = PostgresqlSubject("postgresql", server_pool.get(request.param))
+@pytest.fixture(scope="module", params=places(), ids="-".join)
+def place(request):
+    """A server, and the driver that reaches it."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def subject(place, server_pool):
+    """A table."""
+    made = PostgresqlSubject("postgresql", server_pool.get(place[0]))
     yield made
     made.close()
 
 
-@pytest.fixture(params=DRIVERS)
-def lab(request, subject):
-    """A store by each driver, with a connection for every client."""
-    other, mode = subject.by(request.param)
+@pytest.fixture
+def lab(place, subject):
+    """A store by that driver, with a connection for every client."""
+    other, mode = subject.by(place[1])
     other.url += f"&pool={CLIENTS}&timeout=20"
     with Lab(other, mode) as made:
         yield made

@@ -21,15 +21,21 @@ from idemstore.errors import (
 )
 from idemstore.outcomes import LEASE_LOST, Claimed, Completed, Done, InFlight
 from idemstore.testing.contract_lab import Lab, claimed, done, expect, raises
-from idemstore.testing.families.postgresql import DRIVERS, PostgresqlSubject
+from idemstore.testing.families.postgresql import PostgresqlSubject, places
 
 LEVELS = ("read committed", "repeatable read", "serializable")
 
 
-@pytest.fixture(scope="module", params=["postgresql", "postgresql15"])
-def subject(request, server_pool):
-    """A table on each server, and one of the application beside it."""
-    made = PostgresqlSubject("postgresql", server_pool.get(request.param))
+@pytest.fixture(scope="module", params=places(), ids="-".join)
+def place(request):
+    """A server, and the driver that reaches it."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def subject(place, server_pool):
+    """A table, and one of the application beside it."""
+    made = PostgresqlSubject("postgresql", server_pool.get(place[0]))
     made.execute("CREATE TABLE IF NOT EXISTS orders (name text PRIMARY KEY)")
     yield made
     made.close()
@@ -116,11 +122,11 @@ class AsyncpgCaller(AsyncPsycopgCaller):
 CALLERS = {"psycopg": SyncCaller, "asyncpg": AsyncpgCaller, "psycopg-async": AsyncPsycopgCaller}
 
 
-@pytest.fixture(params=DRIVERS)
-def lab(request, subject):
-    """A store by each driver."""
-    with Lab(*subject.by(request.param)) as made:
-        made.driver = request.param
+@pytest.fixture
+def lab(place, subject):
+    """A store by that driver."""
+    with Lab(*subject.by(place[1])) as made:
+        made.driver = place[1]
         yield made
 
 
@@ -259,6 +265,19 @@ def test_old_snapshot_is_read_only(lab, caller):
     raises(TransactionConflict, partial(caller.store().claim, key))
     caller.rollback()
     assert lab.store.get(key).record.token == successor.token
+
+
+def test_read_only_transaction(lab, caller):
+    """In a caller's read-only transaction replays are answered; what would write is one error, and changes nothing."""
+    finished, free = lab.key(), lab.key()
+    done(lab.store.complete(finished, claimed(lab.store.claim(finished)).token, b"r"))
+    caller.begin()
+    caller.execute("SET TRANSACTION READ ONLY")
+    mine = caller.store()
+    assert mine.claim(finished) == Completed(b"r")
+    assert "read-only" in str(raises(StoreUnavailable, partial(mine.claim, free)))
+    caller.rollback()
+    assert not lab.exists(free)
 
 
 def test_uncommitted_claim_is_waited_for(lab, caller):

@@ -7,6 +7,7 @@ import re
 import socket
 import threading
 import time
+import traceback
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -33,6 +34,8 @@ from idemstore.testing.contract_lab import MODES, Lab, claimed, done, raises
 from idemstore.testing.families.redis import RedisSubject
 from idemstore.testing.proxy import Proxy
 from idemstore.testing.servers.process import free_port
+
+KEY, TOKEN = "whole-key", "secret-token"
 
 SLACK = 1.0
 """Seconds that a busy machine may add to a time-out."""
@@ -281,6 +284,18 @@ def test_odd_servers(lab, words, kind):
             assert [type(item) for item in store.claim_many(["k"])] == [kind]
 
 
+def test_a_refusal_that_repeats_the_arguments_is_not_logged(lab):
+    """A server without EVALSHA repeats what came with it; a logged traceback shows causes, too."""
+    word = b"-ERR unknown command 'EVALSHA', with args beginning with: 'idem:whole-key' 'secret-token' 'result'\r\n"
+    with closing(Odd([word])) as odd:
+        store = lab.open(f"redis://127.0.0.1:{odd.port}/0?timeout=2")
+        error = raises(StoreMisbehaved, partial(store.complete, KEY, TOKEN, b"result"))
+    shown = "".join(traceback.format_exception(error))
+    assert "unknown command" in shown
+    assert "secret-token" not in shown
+    assert "whole-key" not in shown
+
+
 def test_a_trickle_is_not_waited_for(lab):
     """A server that answers byte by byte keeps no call beyond its time-out."""
     with closing(Odd([b"*"] + [b"1"] * 100, pause=0.05)) as odd:
@@ -336,6 +351,23 @@ def test_a_full_pool_is_waited_for_in_time(lab, proxy):
         outcomes = list(threads.map(lambda _: store.claim(lab.key()), range(100)))
     assert all(isinstance(outcome, Claimed) for outcome in outcomes)
     assert proxy.connections <= 2
+
+
+def test_a_store_that_is_closed_under_its_callers_keeps_no_connection(lab, proxy):
+    """Calls that still wait for a connection when the store is closed get their answer; nothing stays open after it."""
+    store = through(proxy, lab, "timeout=5&max_connections=1")
+    store.ping()
+    proxy.stall()
+    calls = [lab.background(partial(store.claim, lab.key())) for _ in range(3)]
+    time.sleep(0.2)  # nothing tells that a call waits for a connection
+    store.close()
+    proxy.resume()
+    for call in calls:
+        claimed(call.result())
+    deadline = time.monotonic() + 5
+    while proxy.connections and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert proxy.connections == 0
 
 
 def test_a_late_reply_goes_to_nobody(lab, proxy):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from queue import Empty
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,7 @@ from idemstore.backends.redis.faults import Fault
 from idemstore.backends.redis.options import Address, RedisOptions, Topology, read_target
 from idemstore.backends.redis.resp import LARGE, joined, pack, pack_after
 from idemstore.backends.redis.routing import Attempts, Batch
+from idemstore.backends.redis.sync_pool import Tickets
 from idemstore.errors import (
     CorruptRecord,
     IdemstoreError,
@@ -116,6 +118,7 @@ def test_bad_urls(url):
         "rediss://h?cert_reqs=optional",
         "rediss://h?ca_certs=/no/such/file",
         "rediss://h?ssl_keyfile=/etc/hostname",
+        "rediss://h?ca_certs=/" + "long" * 200,
         "rediss://h?ca_certs=/etc&ssl_ca_certs=/etc",
         "redis://h?service=m",
         "redis://h?sentinel_password=x",
@@ -389,3 +392,20 @@ def test_options_in_the_docs():
         r"^\| `([a-z_]+)` \|", (Path(__file__).parents[2] / "docs" / "redis.md").read_text(), re.MULTILINE
     )
     assert sorted(rows) == sorted(RedisOptions.__dataclass_fields__)
+
+
+def test_a_ticket_that_nobody_has_is_made_anew():
+    """A signal handler raised where it was just taken: the pool keeps its size, no more and no less."""
+    tickets = Tickets(2)
+    first = tickets.take()
+    tickets.take()  # lost
+    second = tickets.take()
+    with pytest.raises(Empty):
+        tickets.take()
+    tickets.give(first)
+    assert tickets.wait(0) is first
+    del second
+    third = tickets.take()
+    assert third is not first
+    with pytest.raises(Empty):
+        tickets.take()

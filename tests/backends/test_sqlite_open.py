@@ -15,6 +15,7 @@ import idemstore
 from idemstore.backends.sqlite.session import Session
 from idemstore.errors import (
     ConfigurationError,
+    IdemstoreError,
     InvalidUrl,
     SchemaError,
     StoreMisbehaved,
@@ -193,6 +194,17 @@ def test_damaged_database(path, mode):
         for call in (lambda: lab.store.claim("key-1"), lambda: lab.store.get("key-1"), lambda: lab.store.claim("new")):
             with pytest.raises(StoreMisbehaved, match="backup"):
                 call()
+
+
+def test_damaged_schema(path, mode):
+    """The text of a table's definition is no text any more: one of our errors, not Python's."""
+    with idemstore.open(f"sqlite:///{path}") as store:
+        store.claim("key")
+    content = path.read_bytes()
+    assert b"CREATE TABLE" in content
+    path.write_bytes(content.replace(b"CREATE TABLE", b"CREATE TABL\xff"))
+    with Lab(File(path), mode) as lab, pytest.raises(IdemstoreError):
+        lab.store.claim("key")
 
 
 AS_NOBODY = """

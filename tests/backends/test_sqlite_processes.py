@@ -177,3 +177,23 @@ def test_fork_in_this_process(subject):
             os._exit(0 if isinstance(store.claim("k"), InFlight) else 1)
         assert os.waitpid(pid, 0)[1] == 0
         assert store.complete("k", first.token, b"r") == idemstore.Done()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "memory"])
+def test_a_signal_handler_may_raise_anywhere(subject, child, kind):
+    """A watchdog's exception, hundreds of times in the middle of calls: no lock stays taken, the store goes on."""
+    ended(child("interrupted", subject.url if kind == "sqlite" else "memory://", 1500))
+
+
+def test_a_signal_handler_may_raise_anywhere_on_redis(child, server_pool, tmp_path):
+    """The same where connections of a pool are taken and given back: none of the two gets lost."""
+    prefix = tmp_path.name
+    ended(child("interrupted", f"{server_pool.get('redis').url}?max_connections=2&prefix={prefix}:", 1500))
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "memory"])
+def test_a_signal_handler_may_call_the_store(subject, child, kind):
+    """In the middle of a call of its own thread it is refused, since to wait would be for ever."""
+    answers = set(ended(child("nested", subject.url if kind == "sqlite" else "memory://")).split())
+    assert "StoreUnavailable" in answers or kind == "memory"  # there the handler seldom meets the middle of a call
+    assert answers <= {"StoreUnavailable", "int"}

@@ -99,7 +99,7 @@ def written() -> str:
     parts += ["## Records\n", value(Snapshot), value(Record)]
     parts += [f"### `State`\n\n{prose(State)}\n\n" + "\n".join(f"- `{one.name}`: {one.value}" for one in State) + "\n"]
     parts += [value(Limits)]
-    parts += ["## Guard (preview)\n"]
+    parts += ["## Guard\n"]
     parts += [f"### `idemstore.{name}`\n\n{prose(getattr(idemstore, name))}\n" for name in GUARD]
     parts += ["## Errors\n", "All in `idemstore.errors`. HTTP is a hint for adapters.\n", error_rows()]
     parts += ["## Testing\n", f"### `idemstore.testing.contract.StoreContract`\n\n{prose(contract)}\n"]

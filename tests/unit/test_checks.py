@@ -2,6 +2,8 @@
 
 import math
 from datetime import timedelta
+from enum import IntEnum
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -73,6 +75,27 @@ def test_bad_durations(value):
     if value is not None:
         with pytest.raises(InvalidInput, match="retention"):
             checks.retention(value)
+
+
+def test_enormous_numbers_are_refused_like_others():
+    """Python does not print an integer of more than 4300 digits, so no message may try to."""
+    for call in (partial(checks.duration, "lease"), checks.retention, checks.seconds_to_wait, checks.purge_limit):
+        for value in (10**5000, -(10**5000)):
+            with pytest.raises(InvalidInput, match="enormous"):
+                call(value)
+
+
+def test_subclasses_of_numbers_are_durations():
+    """The float64 of numpy is a subclass of float, an IntEnum of int."""
+
+    class Seconds(float):
+        __slots__ = ()
+
+    class Kept(IntEnum):
+        SHORT = 3
+
+    assert checks.duration("lease", Seconds(1.5)) == 1_500_000
+    assert checks.retention(Kept.SHORT) == 3_000_000
 
 
 def test_true_is_not_one_even_when_one_is_known():

@@ -2,6 +2,7 @@
 
 import math
 from collections import OrderedDict
+from enum import Enum
 from types import MappingProxyType
 
 import pytest
@@ -111,6 +112,12 @@ def test_redaction_can_be_searched():
     assert redact("ab").startswith("'…' [2 chars")
 
 
+class Member(str, Enum):  # noqa: UP042 - a StrEnum prints its text
+    """The text of a member is "a", what ``str`` makes of it is "Member.A"."""
+
+    A = "a"
+
+
 SAME = [
     ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
     (1, 1.0),
@@ -122,6 +129,8 @@ SAME = [
     ({"a": 1}, MappingProxyType({"a": 1})),
     (b"x", bytearray(b"x")),
     (b"x", memoryview(b"x")),
+    (b"ace", memoryview(b"abcdef")[::2]),
+    ({"a": "a"}, {Member.A: Member.A}),
 ]
 DIFFERENT = [
     ("1", 1),

@@ -12,6 +12,7 @@ import pytest
 
 import idemstore
 from idemstore import Claimed, Completed, InFlight
+from idemstore.backends import memory
 from idemstore.backends.memory import COLLECTED_PER_CALL, Engine
 from idemstore.errors import InvalidUrl, ResultTooLarge, StoreFull
 from idemstore.machine import MICROSECONDS, Claim, Complete, Release, Renew
@@ -154,6 +155,28 @@ def test_released_keys_leave_nothing_behind():
     assert engine.records == {}
     assert sum(len(keys) for keys in engine._ends.values()) == 0
     assert len(engine._ends) <= 2
+
+
+def test_released_keys_of_many_retentions_leave_nothing_behind():
+    """Every end lies in another second: the seconds in which nothing ends any more are forgotten."""
+    engine, _ = engine_at(10**15)
+    for number in range(5000):
+        engine.apply("key", claim(retention=20 + 2 * number))
+        engine.apply("key", Release("token"))
+    assert not engine.records
+    assert len(engine._ends) < 2000
+    assert len(engine._seconds) < 2000
+
+
+def test_no_engine_is_made_during_a_fork():
+    """A fork goes through all engines: one that came in between made it give up half-way, and the process hung."""
+    with memory._naming:
+        thread = threading.Thread(target=Engine, daemon=True)
+        thread.start()
+        thread.join(0.2)
+        assert thread.is_alive()
+    thread.join(10)
+    assert not thread.is_alive()
 
 
 def test_purge_is_exact():

@@ -1,6 +1,7 @@
 """The two faces: drivers are made late, closed once, never shared with a child or another loop; errors name the key."""
 
 import asyncio
+import math
 import subprocess
 import sys
 import textwrap
@@ -23,7 +24,7 @@ from idemstore.errors import (
     WrongEventLoop,
 )
 from idemstore.exchange import Exchange, Limits, Snapshot
-from idemstore.face import MAX_BATCH, Failure, Renewal
+from idemstore.face import MAX_BATCH, Completion, Face, Failure, Renewal
 from idemstore.keys import encode_key, redact
 from idemstore.machine import Record, State
 from idemstore.outcomes import LEASE_LOST, Claimed, Done
@@ -168,15 +169,25 @@ def test_async_close():
 def test_async_store_stays_on_its_loop():
     """On another loop: WrongEventLoop, which says what to do; never a hang, and nothing is sent."""
     store, made = noting_async()
-    asyncio.run(store.ping())
-    for call in (store.ping, lambda: store.claim("key"), lambda: store.claim_many(["key"]), store.close):
+    with LoopThread() as thread:
+        thread.call(store.ping())
+        for call in (store.ping, lambda: store.claim("key"), lambda: store.claim_many(["key"]), store.close):
 
-        async def use(call=call):
-            with pytest.raises(WrongEventLoop, match="one store per event loop"):
-                await call()
+            async def use(call=call):
+                with pytest.raises(WrongEventLoop, match="one store per event loop"):
+                    await call()
 
-        asyncio.run(use())
+            asyncio.run(use())
     assert len(made) == 1
+
+
+def test_async_store_can_be_closed_after_its_loop():
+    """Its connections went with the loop: there is nothing to wait for, and no call gets through any more."""
+    store, _ = noting_async()
+    asyncio.run(store.ping())
+    asyncio.run(store.close())
+    with pytest.raises(StoreClosed):
+        asyncio.run(store.ping())
 
 
 def test_async_driver_is_made_on_the_loop():
@@ -317,6 +328,86 @@ def test_bad_items_of_a_batch_are_named_too():
     assert good == LEASE_LOST
     assert bad.key == redact("order-2")
     assert (type(none), none.key) == (InvalidKey, None)
+
+
+def test_what_is_no_item_stays_with_its_place():
+    """Neither a wrong tuple nor a wrong type spoils its neighbours, and tuples do for items."""
+    store, _ = noting()
+    for answers, name in (
+        (store.complete_many([("a", "t", b"r"), ("a",), 5, None, "abc"]), "Completion"),
+        (store.fail_many([("a", "t", b"r"), ("a",), 5, None, "abc"]), "Failure"),
+        (store.renew_many([("a", "t"), ("a",), 5, None, "abc"]), "Renewal"),
+        (store.release_many([("a", "t"), ("a",), 5, None, "abc"]), "Return"),
+    ):
+        assert not isinstance(answers[0], idemstore.IdemstoreError)
+        assert [type(answer) for answer in answers[1:]] == [InvalidInput] * 4
+        assert name in str(answers[1])
+        assert answers[1].key is None
+
+
+@pytest.mark.parametrize("items", ["order-1", b"order-1", None, 5], ids=repr)
+def test_a_batch_is_a_list(items):
+    """A single key in place of a list would be claimed letter by letter."""
+    store, made = noting()
+    for call in (store.claim_many, store.complete_many, store.fail_many, store.renew_many, store.release_many):
+        with pytest.raises(InvalidInput, match="takes a list"):
+            call(items)
+    assert made == []
+
+
+@pytest.mark.parametrize("timeout", [0, -1, math.nan, math.inf, 1e308, True, "1"], ids=repr)
+def test_bad_timeout_of_a_batch(timeout):
+    """Refused in our words, before anything is sent."""
+    store, made = noting()
+    with pytest.raises(InvalidInput, match="timeout"):
+        store.renew_many([Renewal("a", "t")], timeout=timeout)
+    assert made == []
+
+
+@pytest.mark.parametrize("wait", [None, "", [], "1", math.nan, -1], ids=repr)
+def test_bad_wait(wait):
+    """What is no duration is not taken for none."""
+    store, made = noting()
+    with pytest.raises(InvalidInput, match="wait"):
+        store.claim("key", wait=wait)
+    later, _ = noting_async()
+    with pytest.raises(InvalidInput, match="wait"):
+        asyncio.run(later.claim("key", wait=wait))
+    assert made == []
+
+
+def test_items_of_batches_are_discreet():
+    """Their keys, tokens and results may be secret, and lists of them end up in logs."""
+    shown = repr([Completion("k-1", "t-1", b"r-1"), Failure("k-1", "t-1", b"r-1"), Renewal("k-1", "t-1")])
+    assert shown == "[Completion(...), Failure(...), Renewal(...)]"
+
+
+class Gone(MemoryDriver):
+    """A server that is gone after the first round trip."""
+
+    def execute_many(self, requests, timeout):
+        if getattr(self, "asked", False):
+            raise StoreTimeout("gone")
+        self.asked = True
+        return super().execute_many(requests, timeout)
+
+
+def test_what_a_batch_was_answered_is_not_lost_with_its_rest():
+    """Claims whose tokens nobody learns would be in the way for their whole lease."""
+    keys = [f"k{number}" for number in range(MAX_BATCH + 3)]
+    store = Store(MemoryDialect(100), lambda: Gone(Engine()), timeout=1, name="gone")
+    answers = store.claim_many(keys)
+    assert [type(answer) for answer in answers] == [Claimed] * MAX_BATCH + [StoreTimeout] * 3
+    with pytest.raises(StoreTimeout):
+        store.claim_many(keys[:1])  # nothing at all was answered
+
+
+def test_a_store_that_is_just_being_made_does_not_stop_a_fork():
+    """A fork between the steps of a constructor: the other stores must still leave the parent's connections alone."""
+    for kind in (Store, idemstore.AsyncStore):
+        half = kind.__new__(kind)
+        Face.__init__(half, MemoryDialect(100), 1.0, "half")
+        half.after_fork()
 
 
 def test_on_joins_a_callers_connection():

@@ -72,6 +72,9 @@ def test_scheme_has_family_and_driver():
         "x://h?=&&",
         "x://u:sec/ret@h:1",
         "x://h?a=%ff",
+        "x://h:" + "9" * 5000,
+        "x://h/\ud800",
+        "x://u:sec\ud800ret@h",
     ],
 )
 def test_bad_urls(url):
@@ -104,6 +107,7 @@ def test_password_is_in_no_text():
     for text in (str(parsed), repr(parsed)):
         assert "hunter" not in text
     assert str(parsed) == "redis://user:***@host:1/0?…"
+    assert str(parse_url("redis://hunter2@host")) == "redis://***@host"  # the colon in front was forgotten
     assert str(parse_url("redis://[::1]:1,b/0")) == "redis://[::1]:1,b/0"
     assert str(parse_url("memory://")) == "memory://"
 

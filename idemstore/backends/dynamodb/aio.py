@@ -8,14 +8,16 @@ from typing import Final, Protocol
 
 from aiobotocore.config import AioConfig  # type: ignore[import-untyped]
 from aiobotocore.session import AioSession  # type: ignore[import-untyped]
+from botocore.utils import get_environ_proxies  # type: ignore[import-untyped]
 
-from idemstore.backends.dynamodb.clock import UNKNOWN, ServerClock, local_clock
-from idemstore.backends.dynamodb.dialect import probe
-from idemstore.backends.dynamodb.errors import BotoCoreError, ClientError, body_of, code_of, learn, timed_out, translate
-from idemstore.backends.dynamodb.messages import OK, Reply, Request
-from idemstore.backends.dynamodb.profile import equip
-from idemstore.backends.dynamodb.settings import RETRIES, USER_AGENT, Settings
-from idemstore.errors import IdemstoreError, StoreMisbehaved
+from idemstore.backends.dynamodb.async_sender import AsyncSender
+from idemstore.backends.dynamodb.calls import Call, Client, asking_the_time, check_dated, config, target
+from idemstore.backends.dynamodb.clock import ServerClock, local_clock
+from idemstore.backends.dynamodb.errors import BotoCoreError, ClientError, body_of, timed_out, translate
+from idemstore.backends.dynamodb.messages import Reply, Request
+from idemstore.backends.dynamodb.profile import certificates, equip
+from idemstore.backends.dynamodb.settings import Settings
+from idemstore.errors import IdemstoreError
 from idemstore.flows import AsyncSleepWatch
 
 PARALLEL: Final = 32
@@ -25,7 +27,7 @@ PARALLEL: Final = 32
 class Context(Protocol):
     """What makes a client, and closes it."""
 
-    async def __aenter__(self) -> object:
+    async def __aenter__(self) -> Client:
         """The client."""
         ...
 
@@ -44,6 +46,7 @@ class AiobotocoreDriver:
         self._clock = clock
         self._client: object | None = None
         self._context: Context | None = None
+        self._sender: AsyncSender | None = None
         self._lock = asyncio.Lock()
         self._places = asyncio.Semaphore(PARALLEL)
 
@@ -56,7 +59,7 @@ class AiobotocoreDriver:
                 if request.delay:
                     await asyncio.sleep(request.delay)
                 if request.clocked and not self._clock.fresh(local_clock()):
-                    await self._ask_the_time(client)
+                    await self._ask_the_time(client, deadline)
                 return await self._carry(client, request, deadline)
         except TimeoutError:
             raise timed_out(timeout) from None
@@ -65,35 +68,25 @@ class AiobotocoreDriver:
 
     async def _carry(self, client: object, request: Request, deadline: float) -> Reply:
         """As ``Boto3Driver._carry``."""
-        sent = local_clock()
-        reading = self._clock.read(sent) if request.clocked else UNKNOWN
-        code = OK
+        call = Call(request, self._clock, deadline)
         try:
-            body = await _call(client, request.operation, request.build(reading))
+            body = await _send(client, call)
         except ClientError as error:
-            body, code = body_of(error), code_of(error)
-            learn(self._clock, body, sent)
-            if code not in request.answers:
-                raise
-        else:
-            learn(self._clock, body, sent)
-        if not request.clocked:
-            reading = self._clock.read(local_clock())
-        return Reply(code, body, reading, deadline - time.monotonic())
+            return call.refused(error)
+        return call.answered(body)
 
-    async def _ask_the_time(self, client: object) -> None:
+    async def _ask_the_time(self, client: object, deadline: float) -> None:
         """As ``Boto3Driver._ask_the_time``."""
         async with self._lock:
             if self._clock.fresh(local_clock()):
                 return
-            sent, request = local_clock(), probe(self._settings.table)
+            call = asking_the_time(self._settings.table, self._clock, deadline)
             try:
-                body = await _call(client, request.operation, request.build(UNKNOWN))
+                body = await _send(client, call)
             except ClientError as error:
                 body = body_of(error)
-            learn(self._clock, body, sent)
-        if not self._clock.fresh(local_clock()):
-            raise StoreMisbehaved("the endpoint dates no response, so the server's clock is unknown: is it DynamoDB?")
+            call.heard(body)
+        check_dated(self._clock)
 
     async def _connect(self) -> object:
         """Make the client; the first caller does, the others wait."""
@@ -102,17 +95,25 @@ class AiobotocoreDriver:
                 settings = self._settings
                 session = AioSession(profile=settings.profile)
                 equip(session)
-                session.set_default_client_config(config(settings))
-                context: Context = session.create_client(
-                    "dynamodb",
-                    region_name=settings.region,
-                    endpoint_url=settings.endpoint,
-                    aws_access_key_id=settings.access_key,
-                    aws_secret_access_key=settings.secret_key,
-                )
-                self._client = await context.__aenter__()
-                self._context = context
+                session.set_default_client_config(AioConfig(**config(settings)))
+                context: Context = session.create_client("dynamodb", **target(settings))
+                client = await context.__aenter__()
+                try:
+                    await self._take_over(client, session.get_config_variable("ca_bundle"))
+                except BaseException:
+                    await context.__aexit__(None, None, None)
+                    raise
+                self._context, self._client = context, client
             return self._client
+
+    async def _take_over(self, client: Client, bundle: str | None) -> None:
+        """Send by ``AsyncSender``, unless there is a proxy on the way."""
+        endpoint = client.meta.endpoint_url
+        if get_environ_proxies(endpoint):
+            return
+        tls = await asyncio.to_thread(certificates, endpoint, bundle) if endpoint.startswith("https") else None
+        self._sender = AsyncSender(endpoint, self._settings.connections, self._settings.timeout / 2, tls)
+        client.meta.events.register_first("before-send.dynamodb", self._sender.send)
 
     async def execute_many(self, requests: Sequence[Request], timeout: float) -> Sequence[Reply | IdemstoreError]:
         """Carry many, some at once; one reply or error for each."""
@@ -137,23 +138,13 @@ class AiobotocoreDriver:
     async def close(self) -> None:
         """Close every connection."""
         context, self._context, self._client = self._context, None, None
+        if self._sender is not None:
+            self._sender.close()
         if context is not None:
             await context.__aexit__(None, None, None)
 
 
-def config(settings: Settings) -> AioConfig:
-    """As in the sync driver; an attempt takes half of the time at most, so that a lost reply can be asked for again."""
-    return AioConfig(
-        connect_timeout=settings.timeout / 2,
-        read_timeout=settings.timeout / 2,
-        max_pool_connections=settings.connections,
-        retries={"mode": "legacy", "total_max_attempts": RETRIES + 1},
-        parameter_validation=False,
-        user_agent=USER_AGENT,
-    )
-
-
-async def _call(client: object, operation: str, params: dict[str, object]) -> Mapping[str, object]:
-    """One call."""
-    method: Callable[..., Awaitable[Mapping[str, object]]] = getattr(client, operation)
-    return await method(**params)
+async def _send(client: object, call: Call) -> Mapping[str, object]:
+    """Make one call."""
+    method: Callable[..., Awaitable[Mapping[str, object]]] = getattr(client, call.operation)
+    return await method(**call.params)

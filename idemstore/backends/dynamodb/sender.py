@@ -18,6 +18,8 @@ from botocore import exceptions as aws  # type: ignore[import-untyped]
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse  # type: ignore[import-untyped]
 from urllib3.util import wait_for_read
 
+from idemstore.backends.dynamodb.wire import request_bytes
+
 CHUNK: Final = 65536
 FINAL_SHARE: Final = 0.5
 """What part of the time that is left an attempt may take, so that botocore has some to try again."""
@@ -37,12 +39,12 @@ class Body:
 class Sender:
     """A pool of connections to one endpoint. Safe for many threads; each sets its deadline before it calls botocore."""
 
-    def __init__(self, endpoint: str, connections: int, ca_file: str) -> None:
+    def __init__(self, endpoint: str, connections: int, tls: ssl.SSLContext | None) -> None:
         url = urlsplit(endpoint)
         self._endpoint = endpoint
         self._host = url.hostname or ""
         self._port = url.port or (443 if url.scheme == "https" else 80)
-        self._tls = ssl.create_default_context(cafile=ca_file) if url.scheme == "https" else None
+        self._tls = tls
         self._idle: list[socket.socket] = []
         self._places = threading.BoundedSemaphore(connections)
         self._calls = threading.local()
@@ -143,28 +145,11 @@ def _converse(
 ) -> tuple[http.client.HTTPResponse, bytes]:
     """Send a request and read its response; the connection outlives the response, whole or not."""
     connection.settimeout(_span(limit))
-    connection.sendall(_bytes(request))
+    connection.sendall(request_bytes(request))
     connection.settimeout(_span(limit))
     with http.client.HTTPResponse(connection, method=request.method) as response:
         response.begin()
         return response, _read(connection, response, limit)
-
-
-def _bytes(request: AWSPreparedRequest) -> bytes:
-    """A signed request as it goes over the wire."""
-    url = urlsplit(request.url)
-    path = (url.path or "/") + (f"?{url.query}" if url.query else "")
-    lines = [
-        f"{request.method} {path} HTTP/1.1".encode(),
-        b"Host: " + url.netloc.encode(),
-        b"Accept-Encoding: identity",
-    ]
-    for name, value in request.headers.items():
-        lines.append(
-            name.encode("latin-1") + b": " + (value if isinstance(value, bytes) else str(value).encode("latin-1"))
-        )
-    body: bytes = request.body or b""
-    return b"\r\n".join([*lines, b"", body])
 
 
 def _read(connection: socket.socket, response: http.client.HTTPResponse, limit: float) -> bytes:

@@ -9,22 +9,20 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 import boto3  # type: ignore[import-untyped]
-import botocore.session  # type: ignore[import-untyped]
 from botocore.config import Config  # type: ignore[import-untyped]
-from botocore.httpsession import get_cert_path  # type: ignore[import-untyped]
 from botocore.utils import get_environ_proxies  # type: ignore[import-untyped]
 
-from idemstore.backends.dynamodb.clock import UNKNOWN, ServerClock, local_clock
-from idemstore.backends.dynamodb.dialect import probe
-from idemstore.backends.dynamodb.errors import BotoCoreError, ClientError, body_of, code_of, learn, timed_out, translate
-from idemstore.backends.dynamodb.messages import OK, Reply, Request
-from idemstore.backends.dynamodb.profile import equip
+from idemstore.backends.dynamodb.calls import Call, SyncClient, asking_the_time, check_dated, config, target
+from idemstore.backends.dynamodb.clock import ServerClock, local_clock
+from idemstore.backends.dynamodb.errors import BotoCoreError, ClientError, body_of, timed_out, translate
+from idemstore.backends.dynamodb.messages import Reply, Request
+from idemstore.backends.dynamodb.profile import certificates, equipped
 from idemstore.backends.dynamodb.sender import Sender
-from idemstore.backends.dynamodb.settings import RETRIES, USER_AGENT, Settings
-from idemstore.errors import IdemstoreError, StoreMisbehaved, StoreTimeout
+from idemstore.backends.dynamodb.settings import Settings
+from idemstore.errors import IdemstoreError, StoreTimeout
 from idemstore.flows import SleepWatch
 
 PARALLEL: Final = 16
@@ -33,71 +31,17 @@ FIRST_PAUSE: Final = 0.05
 """botocore pauses so long before its first retry of a DynamoDB call, and twice as long before each further one."""
 
 
-class Events(Protocol):
-    """What we use of botocore's hooks."""
-
-    def register_first(self, event_name: str, handler: Callable[..., object]) -> None:
-        """Call the handler before all others."""
-        ...
-
-
-class Meta(Protocol):
-    """What we use of a client's description."""
-
-    @property
-    def events(self) -> Events:
-        """Its hooks."""
-        ...
-
-    @property
-    def endpoint_url(self) -> str:
-        """Where it sends."""
-        ...
-
-
-class Client(Protocol):
-    """What we use of a low-level client, beside its operations."""
-
-    @property
-    def meta(self) -> Meta:
-        """Its description."""
-        ...
-
-    def close(self) -> None:
-        """Close botocore's own connections."""
-        ...
-
-
-def config(settings: Settings) -> Config:
-    """The client's configuration. Legacy retries pause as DynamoDB's own table says, which ``_in_time`` relies on."""
-    return Config(
-        connect_timeout=settings.timeout / 2,
-        read_timeout=settings.timeout / 2,
-        max_pool_connections=settings.connections,
-        retries={"mode": "legacy", "total_max_attempts": RETRIES + 1},
-        parameter_validation=False,
-        user_agent=USER_AGENT,
-    )
-
-
 class Link:
     """A client and its sender."""
 
     def __init__(self, settings: Settings) -> None:
         """Look for credentials and load what botocore knows of DynamoDB; connects only where the credentials do."""
-        core = botocore.session.Session(profile=settings.profile)
-        equip(core)
-        core.set_default_client_config(config(settings))
-        session = boto3.Session(botocore_session=core, region_name=settings.region)
-        self.client: Client = session.client(
-            "dynamodb",
-            endpoint_url=settings.endpoint,
-            aws_access_key_id=settings.access_key,
-            aws_secret_access_key=settings.secret_key,
-        )
+        core = equipped(settings.profile)
+        core.set_default_client_config(Config(**config(settings)))
+        self.client: SyncClient = boto3.Session(botocore_session=core).client("dynamodb", **target(settings))
         endpoint = self.client.meta.endpoint_url
         bundle = core.get_config_variable("ca_bundle")
-        self.sender = Sender(endpoint, settings.connections, bundle or get_cert_path(True))
+        self.sender = Sender(endpoint, settings.connections, certificates(endpoint, bundle))
         events = self.client.meta.events
         if not get_environ_proxies(endpoint):
             events.register_first("before-send.dynamodb", self.sender.send)
@@ -119,11 +63,11 @@ class Link:
         if response is not None and "Error" in response[1]:
             raise ClientError(response[1], getattr(operation, "name", "call"))
 
-    def call(self, operation: str, params: dict[str, object], deadline: float) -> Mapping[str, object]:
-        """One call, to end by the deadline."""
-        self.sender.begin(deadline)
-        method: Callable[..., Mapping[str, object]] = getattr(self.client, operation)
-        return method(**params)
+    def call(self, call: Call) -> Mapping[str, object]:
+        """Make one call."""
+        self.sender.begin(call.deadline)
+        method: Callable[..., Mapping[str, object]] = getattr(self.client, call.operation)
+        return method(**call.params)
 
     def close(self) -> None:
         """Close every connection."""
@@ -157,40 +101,30 @@ class Boto3Driver:
             raise translate(error, self._settings.table, timeout) from error
 
     def _carry(self, link: Link, request: Request, deadline: float) -> Reply:
-        """Complete a request by the clock, send it, and learn the clock from the response."""
-        sent = local_clock()
-        reading = self._clock.read(sent) if request.clocked else UNKNOWN
-        code = OK
+        """Send a request."""
+        call = Call(request, self._clock, deadline)
         try:
-            body = link.call(request.operation, request.build(reading), deadline)
+            body = link.call(call)
         except ClientError as error:
-            body, code = body_of(error), code_of(error)
-            learn(self._clock, body, sent)
-            if code not in request.answers:
-                raise
-        else:
-            learn(self._clock, body, sent)
-        if not request.clocked:
-            reading = self._clock.read(local_clock())
-        return Reply(code, body, reading, deadline - time.monotonic())
+            return call.refused(error)
+        return call.answered(body)
 
     def _ask_the_time(self, link: Link, deadline: float, timeout: float) -> None:
-        """One cheap read before the first request that needs the clock; its answer does not matter, its date does."""
+        """Learn the clock; the first caller asks, the others wait."""
         if not self._asking.acquire(timeout=max(0.0, deadline - time.monotonic())):
             raise timed_out(timeout)
         try:
             if self._clock.fresh(local_clock()):
                 return
-            sent, request = local_clock(), probe(self._settings.table)
+            call = asking_the_time(self._settings.table, self._clock, deadline)
             try:
-                body = link.call(request.operation, request.build(UNKNOWN), deadline)
+                body = link.call(call)
             except ClientError as error:
                 body = body_of(error)
-            learn(self._clock, body, sent)
+            call.heard(body)
         finally:
             self._asking.release()
-        if not self._clock.fresh(local_clock()):
-            raise StoreMisbehaved("the endpoint dates no response, so the server's clock is unknown: is it DynamoDB?")
+        check_dated(self._clock)
 
     def _connect(self, deadline: float, timeout: float) -> Link:
         """Wait for the client; the first caller has it made."""
@@ -205,7 +139,7 @@ class Boto3Driver:
             link = making.result(max(0.0, deadline - time.monotonic()))
         except TimeoutError:
             raise StoreTimeout(f"AWS credentials were not found within {timeout:.3g} s: repeat the call") from None
-        except (ClientError, BotoCoreError, ValueError):
+        except (ClientError, BotoCoreError, IdemstoreError, ValueError):
             with self._lock:
                 self._making = None
             raise

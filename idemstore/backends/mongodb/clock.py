@@ -24,6 +24,12 @@ class HeartbeatClock(monitoring.ServerHeartbeatListener):
         self._primary: object = None
         self._offsets: tuple[int, ...] = ()
         self._ahead: int | None = None
+        self._asking: set[object] = set()
+
+    @property
+    def asking(self) -> bool:
+        """Whether a heartbeat is under way that connects, or waits for an answer that should come at once."""
+        return bool(self._asking)
 
     def now(self) -> int | None:
         """Milliseconds since the epoch by the primary's clock; None where no primary has been heard of."""
@@ -31,13 +37,17 @@ class HeartbeatClock(monitoring.ServerHeartbeatListener):
         return None if ahead is None else time.monotonic_ns() // MILLION + ahead
 
     def started(self, event: monitoring.ServerHeartbeatStartedEvent) -> None:
-        """Nothing to learn."""
+        """One is under way; one that is awaited has its connection, and may take long."""
+        if not event.awaited:
+            self._asking.add(event.connection_id)
 
     def failed(self, event: monitoring.ServerHeartbeatFailedEvent) -> None:
         """Nothing to learn."""
+        self._asking.discard(event.connection_id)
 
     def succeeded(self, event: monitoring.ServerHeartbeatSucceededEvent) -> None:
         """A primary, or a router, tells its time; another one than before has a clock of its own."""
+        self._asking.discard(event.connection_id)
         told = event.reply.document.get("localTime")
         if not event.reply.is_writable or not isinstance(told, datetime):
             return

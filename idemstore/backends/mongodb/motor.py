@@ -14,7 +14,7 @@ from pymongo.synchronous.client_session import ClientSession
 from idemstore.backends.mongodb.aio import AsyncMongoDriver
 from idemstore.backends.mongodb.clock import HeartbeatClock
 from idemstore.backends.mongodb.options import Settings
-from idemstore.backends.mongodb.wire import CODEC
+from idemstore.backends.mongodb.wire import CODEC, Line
 from idemstore.errors import InvalidInput
 
 Client = AsyncIOMotorClient[dict[str, object]]
@@ -42,9 +42,8 @@ def connect(settings: Settings, database: str, collection: str) -> AsyncMongoDri
 
     inner: MongoClient[dict[str, object]] = client.delegate
     send = partial(client[database].command, codec_options=CODEC)
-    return AsyncMongoDriver(
-        send, f"{database}.{collection}", close=close, clock=clock, topology=lambda: inner.topology_description
-    )
+    line = Line(f"{database}.{collection}", clock, lambda: inner.topology_description)
+    return AsyncMongoDriver(send, line, close)
 
 
 def join(session: object, database: str, collection: str) -> AsyncMongoDriver:
@@ -54,4 +53,4 @@ def join(session: object, database: str, collection: str) -> AsyncMongoDriver:
     client: Client = session.client
     send = partial(client[database].command, codec_options=CODEC, session=session)
     inner: ClientSession = session.delegate
-    return AsyncMongoDriver(send, f"{database}.{collection}", session=inner)
+    return AsyncMongoDriver(send, Line(f"{database}.{collection}", session=inner))

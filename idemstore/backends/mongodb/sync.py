@@ -16,13 +16,11 @@ from bson.errors import BSONError
 from pymongo import MongoClient
 from pymongo.errors import DuplicateKeyError, PyMongoError
 from pymongo.synchronous.client_session import ClientSession
-from pymongo.topology_description import TopologyDescription
 
-from idemstore.backends.mongodb import errors
 from idemstore.backends.mongodb.clock import HeartbeatClock
 from idemstore.backends.mongodb.dialect import Command, Reply
 from idemstore.backends.mongodb.options import Settings
-from idemstore.backends.mongodb.wire import CLOSING, CODEC, Session, late, prepared
+from idemstore.backends.mongodb.wire import CODEC, Line, late
 from idemstore.errors import IdemstoreError, InvalidInput
 from idemstore.flows import SleepWatch
 
@@ -37,51 +35,34 @@ Send = Callable[[dict[str, object]], Mapping[str, object]]
 class SyncDriver:
     """One client, or the caller's session."""
 
-    def __init__(
-        self,
-        send: Send,
-        where: str,
-        *,
-        close: Callable[[], None] | None = None,
-        clock: HeartbeatClock | None = None,
-        topology: Callable[[], TopologyDescription] | None = None,
-        session: Session | None = None,
-    ) -> None:
+    def __init__(self, send: Send, line: Line, close: Callable[[], None] | None = None) -> None:
         self._send = send
-        self._where = where
+        self._line = line
         self._close = close
-        self._clock = clock
-        self._topology = topology
-        self._session = session
         self._workers: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
 
     def execute(self, request: Command, timeout: float) -> Reply:
         """One command; once more at once where the connection broke and time is left, which is always safe."""
-        session = self._session
-        transaction = session is not None and session.in_transaction
+        line, transaction = self._line, self._line.transaction
         try:
             with pymongo.timeout(timeout):
                 try:
                     return self._carry(request)
                 except PyMongoError as error:
-                    if transaction or not errors.worth_resending(error):
+                    if not line.again(error, transaction):
                         raise
                 return self._carry(request)
         except (PyMongoError, BSONError) as error:
-            cause = errors.reason(error, self._topology)
-            errors.translate(cause, self._where, timeout, joined=session is not None, transaction=transaction)
+            line.fail(error, timeout, transaction)
 
     def _carry(self, request: Command) -> Reply:
         """There and back."""
-        session = self._session
         try:
-            body = self._send(prepared(request, session))
+            body = self._send(self._line.command(request))
         except DuplicateKeyError as error:
-            if session is not None and session.in_transaction:
-                raise
-            return Reply(errors.lost_race(error, self._where))
-        return Reply(errors.checked(body, self._where), None if self._clock is None else self._clock.now())
+            return self._line.lost(error)
+        return self._line.reply(body)
 
     def execute_many(self, requests: Sequence[Command], timeout: float) -> Sequence[Reply | IdemstoreError]:
         """MongoDB has no batch with an answer per item, so commands go out side by side, up to ``WORKERS`` at once; one
@@ -98,7 +79,7 @@ class SyncDriver:
             except IdemstoreError as error:
                 return error
 
-        if self._session is not None or len(requests) < 2:
+        if self._line.session is not None or len(requests) < 2:
             return [one(request) for request in requests]
         return list(self._pool().map(one, requests))
 
@@ -118,7 +99,7 @@ class SyncDriver:
         if self._workers is not None:
             self._workers.shutdown()
         if self._close is not None:
-            with pymongo.timeout(CLOSING):
+            with pymongo.timeout(self._line.farewell()):
                 self._close()
 
 
@@ -127,9 +108,8 @@ def connect(settings: Settings, database: str, collection: str) -> SyncDriver:
     clock = HeartbeatClock()
     client = _client(settings, [clock])
     send = partial(client[database].command, codec_options=CODEC)
-    return SyncDriver(
-        send, f"{database}.{collection}", close=client.close, clock=clock, topology=lambda: client.topology_description
-    )
+    line = Line(f"{database}.{collection}", clock, lambda: client.topology_description)
+    return SyncDriver(send, line, client.close)
 
 
 def join(session: object, database: str, collection: str) -> SyncDriver:
@@ -138,7 +118,7 @@ def join(session: object, database: str, collection: str) -> SyncDriver:
         raise InvalidInput(f"store.on() takes a pymongo ClientSession, not {type(session).__name__}")
     client: MongoClient[dict[str, object]] = session.client
     send = partial(client[database].command, codec_options=CODEC, session=session)
-    return SyncDriver(send, f"{database}.{collection}", session=session)
+    return SyncDriver(send, Line(f"{database}.{collection}", session=session))
 
 
 def probe(settings: Settings) -> None:

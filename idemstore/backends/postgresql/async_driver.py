@@ -1,20 +1,21 @@
 """What both async drivers share: the pool, the hosts, and when a call is sent again. The client's lines do the rest."""
 
+import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 from idemstore.backends.postgresql import dialing
 from idemstore.backends.postgresql.carry import carry_many_async
-from idemstore.backends.postgresql.dialect import Call, Reply
+from idemstore.backends.postgresql.dialect import Call, Reply, busy
 from idemstore.backends.postgresql.dialing import Host, Hosts
+from idemstore.backends.postgresql.lobby import FIRST_PAUSE, LAST_PAUSE, AsyncLobby, AsyncLobbyWatch, Busy
 from idemstore.backends.postgresql.options import Target
 from idemstore.backends.postgresql.pool import AsyncPool, Line
 from idemstore.backends.postgresql.refusals import ATTEMPTS, Refusal, Remedy, remedy
 from idemstore.backends.postgresql.schema import Schema
 from idemstore.errors import IdemstoreError
-from idemstore.flows import AsyncSleepWatch
 
 
 class TalkingLine(Line, Protocol):
@@ -22,6 +23,12 @@ class TalkingLine(Line, Protocol):
 
     async def say(self, call: Call, deadline: float) -> Reply | None:
         """The reply; None where the time is up. Whoever stops waiting must close the line."""
+        ...
+
+    async def listen(
+        self, schema: Schema, heard: Callable[[str], None], lost: Callable[[], None], deadline: float
+    ) -> Reply | None:
+        """Begin to listen: ``heard`` is called with every notification, ``lost`` when the connection ends."""
         ...
 
 
@@ -35,6 +42,8 @@ class AsyncPooledDriver(Generic[L]):
         self._target, self._schema = target, schema
         self._hosts = Hosts(target)
         self._pool: AsyncPool[L] = AsyncPool(target.options.pool, target.name, self._connect)
+        self._lobby = AsyncLobby(self._busy)
+        self._listener: asyncio.Task[None] | None = None
 
     async def _reach(self, host: Host, deadline: float, timeout: float) -> L:
         """A connection to one host, whose statements may take ``timeout`` seconds."""
@@ -106,10 +115,48 @@ class AsyncPooledDriver(Generic[L]):
         assert problem is not None, "there is at least one host"
         raise problem
 
-    def watch(self, key: str) -> AsyncSleepWatch:
-        """Nobody notifies."""
-        return AsyncSleepWatch()
+    def watch(self, key: str) -> AsyncLobbyWatch:
+        """All waiters share one poll, and a listener where the URL asks for one."""
+        if self._target.options.notify and self._listener is None:
+            self._listener = asyncio.get_running_loop().create_task(self._listen(), name="idemstore-listen")
+        return AsyncLobbyWatch(self._lobby, key)
+
+    async def _listen(self) -> None:
+        """Listen; whenever that ends, listen anew. Until then waiters are served by the poll that they share."""
+        pause = FIRST_PAUSE
+        while True:
+            lost = asyncio.Event()
+            try:
+                line = await self._connect(time.monotonic() + self._target.options.timeout)
+            except IdemstoreError:
+                pause = min(pause * 2, LAST_PAUSE)
+            else:
+                pause = FIRST_PAUSE
+                try:
+                    await self._hear(line, lost)
+                finally:
+                    self._lobby.listening = False
+                    line.close()
+            await asyncio.sleep(pause)
+
+    async def _hear(self, line: L, lost: asyncio.Event) -> None:
+        """Until the connection is lost. What was said before it listened is lost, too: wake everybody."""
+        deadline = time.monotonic() + self._target.options.timeout
+        reply = await line.listen(self._schema, self._lobby.poke, lost.set, deadline)
+        if reply is None or isinstance(reply, Refusal):
+            return
+        self._lobby.listening = True
+        self._lobby.poke(None)
+        await lost.wait()
+
+    async def _busy(self, keys: list[str], timeout: float) -> Busy:
+        """Which of the keys are busy. Where the server refuses to say: none, so that all ask themselves."""
+        call = Call(self._schema.busy, (keys,))
+        return busy(await self.execute(call, min(timeout, self._target.options.timeout)))
 
     async def close(self) -> None:
         """Close every connection; what is in use is closed when its call ends."""
+        if self._listener is not None:
+            self._listener.cancel()
+            await asyncio.wait([self._listener])
         self._pool.close()

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol, cast
 from urllib.parse import urlencode
 
@@ -15,7 +15,7 @@ from idemstore.backends.postgresql.dialect import Arg, Call, Reply
 from idemstore.backends.postgresql.dialing import Host
 from idemstore.backends.postgresql.options import Target
 from idemstore.backends.postgresql.refusals import LOST, Refusal
-from idemstore.backends.postgresql.schema import Statement
+from idemstore.backends.postgresql.schema import Schema, Statement
 
 
 class _Statement(Protocol):
@@ -35,6 +35,14 @@ class Connection(Protocol):
 
     async def fetch(self, query: str, *args: Arg, timeout: float | None = None) -> Sequence[Iterable[bytes | None]]:
         """Execute a statement."""
+        ...
+
+    async def add_listener(self, channel: str, callback: Callable[["Connection", int, str, str], None]) -> None:
+        """Listen."""
+        ...
+
+    def add_termination_listener(self, callback: Callable[["Connection"], None]) -> None:
+        """Be told when the connection ends."""
         ...
 
     def terminate(self) -> None:
@@ -87,6 +95,22 @@ class AsyncpgLine:
             return None if self._late else refusal(error)
         finally:
             self._alarm.clear()
+
+    async def listen(
+        self, schema: Schema, heard: Callable[[str], None], lost: Callable[[], None], deadline: float
+    ) -> Reply | None:
+        """Begin to listen."""
+        self._connection.add_termination_listener(lambda _: lost())
+        try:
+            async with asyncio.timeout(_left(deadline)):
+                await self._connection.add_listener(schema.channel, lambda *said: heard(said[3]))
+        except TimeoutError:
+            return None
+        except REFUSED as error:
+            return refusal(error)
+        except BROKEN as error:
+            return refusal(error)
+        return []
 
     def _expire(self) -> None:
         """The time is up: whatever asyncpg waits for comes to an end with the connection."""

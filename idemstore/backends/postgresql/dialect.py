@@ -210,6 +210,15 @@ def _snapshot(cells: Cells) -> Snapshot | None:
     return frames.snapshot(fields or b"", fingerprint, result, checkpoint)
 
 
+def busy(reply: Reply) -> dict[str, bytes | None]:
+    """The keys that ``busy.sql`` has found, with the ends of back-offs. None where the server refused: each waiter then
+    asks by itself.
+    """
+    if isinstance(reply, Refusal):
+        return {}
+    return {key.decode(): end for key, end in zip(reply[::2], reply[1::2], strict=True) if key is not None}
+
+
 def _inspection(cells: Cells) -> Inspection:
     """What ``inspect.sql`` has found."""
     return cast("Inspection", json.loads(_first(cells)))

@@ -32,6 +32,8 @@ class PostgresqlOptions(Options):
     """Create or update table and functions before the first call."""
     pgbouncer: bool = False
     """The server is PgBouncer (or a pooler like it) in transaction mode: no named statements, no startup options."""
+    notify: bool = False
+    """Tell waiters at once (LISTEN and NOTIFY), for the price of a lock of the whole instance at every completion."""
     max_result: int = field(default=64 * 2**20, metadata={"min": 1, "max": LARGEST_VALUE})
     """Largest result or checkpoint, bytes."""
     host: str | None = None
@@ -98,6 +100,8 @@ def read_target(url: StoreUrl) -> tuple[Target, Schema]:
     _one_of("target_session_attrs", options.target_session_attrs, _SESSIONS)
     if options.host is not None and url.hosts:
         raise InvalidUrl("the PostgreSQL URL names a host and has the option 'host': keep one")
+    if options.notify and options.pgbouncer:
+        raise InvalidUrl("a pooler in transaction mode carries no notifications: leave out 'notify' or 'pgbouncer'")
     database = url.path.removeprefix("/")
     for part in (url.username, url.password, database, options.options, options.application_name):
         if part is not None and "\0" in part:
@@ -111,7 +115,7 @@ def read_target(url: StoreUrl) -> tuple[Target, Schema]:
         options=options,
         name=str(url),
     )
-    return target, Schema(options.schema, options.table)
+    return target, Schema(options.schema, options.table, notify=options.notify)
 
 
 def _one_of(name: str, value: str | None, known: tuple[str, ...]) -> None:

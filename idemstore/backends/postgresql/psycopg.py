@@ -10,8 +10,10 @@ from psycopg.conninfo import make_conninfo
 
 from idemstore.backends.postgresql import dialing
 from idemstore.backends.postgresql.carry import carry_many
-from idemstore.backends.postgresql.dialect import Call, Reply
+from idemstore.backends.postgresql.dialect import Call, Reply, busy
 from idemstore.backends.postgresql.dialing import Host, Hosts
+from idemstore.backends.postgresql.listener import Listener
+from idemstore.backends.postgresql.lobby import Busy, Lobby, LobbyWatch
 from idemstore.backends.postgresql.options import Target
 from idemstore.backends.postgresql.pool import Pool
 from idemstore.backends.postgresql.refusals import ATTEMPTS, Refusal, Remedy, remedy
@@ -19,7 +21,6 @@ from idemstore.backends.postgresql.resolve import resolve
 from idemstore.backends.postgresql.schema import Schema
 from idemstore.backends.postgresql.wire import Line, Need, dial
 from idemstore.errors import IdemstoreError
-from idemstore.flows import SleepWatch
 
 _EVENTS: Final = {Need.READ: select.POLLIN, Need.WRITE: select.POLLIN | select.POLLOUT}
 _DIAL_EVENTS: Final = {Need.READ: select.POLLIN, Need.WRITE: select.POLLOUT}
@@ -32,6 +33,8 @@ class PsycopgDriver:
         self._target, self._schema = target, schema
         self._hosts = Hosts(target)
         self._pool = Pool(target.options.pool, target.name, self._connect)
+        self._lobby = Lobby(self._busy)
+        self._listener = Listener(self._listen, self._lobby) if target.options.notify else None
 
     def execute(self, request: Call, timeout: float) -> Reply:
         """Carry one call."""
@@ -127,12 +130,35 @@ class PsycopgDriver:
             raise dialing.refused(self._target, line)
         return line
 
-    def watch(self, key: str) -> SleepWatch:
-        """Nobody notifies."""
-        return SleepWatch()
+    def watch(self, key: str) -> LobbyWatch:
+        """All waiters share one poll, and a listener where the URL asks for one."""
+        if self._listener is not None:
+            self._listener.start()
+        return LobbyWatch(self._lobby, key)
+
+    def _listen(self) -> Line:
+        """A connection that listens."""
+        timeout = self._target.options.timeout
+        line = self._connect(time.monotonic() + timeout)
+        try:
+            reply = self._talk(line, Call(self._schema.listen), time.monotonic() + timeout, timeout)
+        except BaseException:
+            line.close()
+            raise
+        if isinstance(reply, Refusal):
+            line.close()
+            raise dialing.refused(self._target, reply)
+        return line
+
+    def _busy(self, keys: list[str], timeout: float) -> Busy:
+        """Which of the keys are busy. Where the server refuses to say: none, so that all ask themselves."""
+        call = Call(self._schema.busy, (keys,))
+        return busy(self.execute(call, min(timeout, self._target.options.timeout)))
 
     def close(self) -> None:
         """Close every connection; what is in use is closed when its call ends."""
+        if self._listener is not None:
+            self._listener.close()
         self._pool.close()
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from functools import partial
 
 from psycopg.conninfo import make_conninfo
@@ -13,6 +14,7 @@ from idemstore.backends.postgresql.dialect import Call, Reply
 from idemstore.backends.postgresql.dialing import Host
 from idemstore.backends.postgresql.refusals import Refusal
 from idemstore.backends.postgresql.resolve import resolve_async
+from idemstore.backends.postgresql.schema import Schema
 from idemstore.backends.postgresql.wire import Line, Need, Talk, dial
 from idemstore.errors import IdemstoreError
 
@@ -28,6 +30,8 @@ class AsyncLine:
         self.used = line.used
         self._writing = False
         self._alarm = Alarm(partial(self._settle, None))
+        self._heard: Callable[[str], None] | None = None
+        self._lost: Callable[[], None] | None = None
         self._loop.add_reader(line.fd, self._readable)
 
     async def say(self, call: Call, deadline: float) -> Reply | None:
@@ -43,6 +47,13 @@ class AsyncLine:
             self._alarm.clear()
             self._talk = self._reply = None
             self._write(False)
+
+    async def listen(
+        self, schema: Schema, heard: Callable[[str], None], lost: Callable[[], None], deadline: float
+    ) -> Reply | None:
+        """Begin to listen."""
+        self._heard, self._lost = heard, lost
+        return await self.say(Call(schema.listen), deadline)
 
     def _go_on(self) -> None:
         """The next step of the conversation: called whenever the socket is ready for it."""
@@ -71,6 +82,12 @@ class AsyncLine:
             self._go_on()
         elif not self._line.drain():
             self._loop.remove_reader(self._line.fd)
+            if self._lost is not None:
+                self._lost()
+            return
+        if self._heard is not None:
+            for said in self._line.said():
+                self._heard(said)
 
     def _write(self, wanted: bool) -> None:
         """Whether to be called when there is room for more of a call."""

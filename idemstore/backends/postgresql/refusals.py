@@ -72,7 +72,10 @@ _MEANINGS: Final[Mapping[str, tuple[type[IdemstoreError], str]]] = {
     "40001": (TransactionConflict, "others changed the record meanwhile: run the transaction again from its start"),
     "40P01": (TransactionConflict, "a deadlock with other transactions: run the transaction again from its start"),
     "25P02": (TransactionConflict, "the transaction has failed before: roll it back and run it again from its start"),
-    "25006": (StoreUnavailable, "the server is read-only (a standby, or a primary that stepped down): try again"),
+    "25006": (
+        StoreUnavailable,
+        "nothing can be written, all is read-only: a standby, a primary that stepped down, or your own transaction",
+    ),
     "57014": (StoreTimeout, "the server gave the call up at the time-out (or was told to): repeating it is safe"),
     "55P03": (StoreTimeout, "a lock was not to be had in time: repeating the call is safe"),
     "53100": (StoreFull, "the server's disk is full: nothing was stored; make room there"),

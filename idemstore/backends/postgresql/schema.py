@@ -27,11 +27,18 @@ FUNCTIONS: Final = (
     "purge",
     "forget",
     "get",
+    "notified",
 )
 """In the order in which they are created."""
 
 LAG: Final = 300_000_000
 """By how much (microseconds) the indexed time of a row may lag behind its end, so that executions stay HOT updates."""
+
+INSTANT: Final = 100
+"""Microseconds; no life of a key is shorter (whoever deletes its row waits until it is as old). So a fence taken from
+the clock less than that before its row went in is greater than those of all earlier lives. Longer than nearly every
+insert takes, and shorter than a client needs to release what it has claimed: hardly anything waits or is written twice.
+"""
 
 _LONGEST_SUFFIX: Final = max(map(len, FUNCTIONS)) + len(f"__v{VERSION}")
 MAX_NAME: Final = 63
@@ -62,23 +69,26 @@ class Statement(NamedTuple):
 class Schema:
     """One table and its functions, in one schema of the database."""
 
-    def __init__(self, schema: str, table: str) -> None:
-        """Names of any characters but NUL; they are quoted wherever they are said."""
+    def __init__(self, schema: str, table: str, *, notify: bool = False) -> None:
+        """Names of any characters but NUL; they are quoted wherever they are said. ``notify``: whether those who listen
+        are told what ends a wait.
+        """
         _check("schema", schema, MAX_NAME)
         _check("table", table, MAX_TABLE)
         self.schema, self.table = schema, table
         self.qualified = f"{identifier(schema)}.{identifier(table)}"
+        self._notify = notify
         self.claim = self._call("claim", "ttbiif")
-        self.complete = self._call("complete", "ttbi")
-        self.fail = self._call("fail", "ttbii")
+        self.complete = self._told("complete", "ttbi")
+        self.fail = self._told("fail", "ttbii")
         self.renew = self._call("renew", "ttib")
-        self.release = self._call("release", "tt")
+        self.release = self._told("release", "tt")
         self.purge = self._call("purge", "i")
-        self.forget = self._call("forget", "t")
+        self.forget = self._told("forget", "t")
         self.get = Statement("get", f"SELECT * FROM {self._function('get')}($1)", "t")  # noqa: S608 - names are quoted
-        many = f"SELECT reply FROM {self._function('many')}($1, $2, $3, $4, $5, $6, $7) ORDER BY place"  # noqa: S608
-        self.many = Statement("many", many, "TTTBIIF")
+        self.many = Statement("many", self._many(), "TTTBIIF")
         self.inspect = Statement("inspect", self._text("inspect"))
+        self.busy = Statement("busy", self._text("busy"), "T")
 
     @cached_property
     def migrate(self) -> Statement:
@@ -116,6 +126,34 @@ class Schema:
         """The call of a function that answers one value."""
         places = ", ".join(f"${number}" for number in range(1, len(types) + 1))
         return Statement(name, f"SELECT {self._function(name)}({places})", types)
+
+    def _many(self) -> str:
+        """The call of the function that applies a batch."""
+        key, what = "($2::text[])[place]", "($1::text[])[place]"
+        told = f"CASE WHEN {what} = 'renew' THEN reply ELSE {self._notified(key, 'reply')} END"
+        reply = told if self._notify else "reply"
+        return f"SELECT {reply} FROM {self._function('many')}($1, $2, $3, $4, $5, $6, $7) ORDER BY place"  # noqa: S608
+
+    def _told(self, name: str, types: str) -> Statement:
+        """The call of a function whose success others may wait for."""
+        call = self._call(name, types)
+        if not self._notify:
+            return call
+        return call._replace(sql=f"SELECT {self._notified('$1', call.sql.removeprefix('SELECT '))}")
+
+    def _notified(self, key: str, reply: str) -> str:
+        """A reply, passed on through the function that tells."""
+        return f"{self._function('notified')}({key}, {reply})"
+
+    @property
+    def channel(self) -> str:
+        """Where those listen who wait for keys of this table."""
+        return f"idemstore_{self._seed & (2**64 - 1):016x}"
+
+    @cached_property
+    def listen(self) -> Statement:
+        """Begin to hear."""
+        return Statement("listen", f"LISTEN {self.channel}")
 
     def _text(self, name: str, **more: str) -> str:
         """A file of ``sql/``, without its comment, filled in. One pass: what is filled in is never read again."""
@@ -157,6 +195,8 @@ class Schema:
             "seed": str(self._seed),
             "version": str(VERSION),
             "lag": str(LAG),
+            "channel": self.channel,
+            "instant": str(INSTANT),
             "body": self._dollars("body"),
             "quote": self._dollars("migration"),
         }

@@ -154,6 +154,13 @@ class Line:
             if reply is None or isinstance(answer, Refusal):
                 reply = answer
 
+    def said(self) -> list[str]:
+        """The notifications that have come since."""
+        found: list[str] = []
+        while (notice := self.pgconn.notifies()) is not None:
+            found.append(notice.extra.decode())
+        return found
+
     def drain(self) -> bool:
         """Something came that nobody asked for: read it. False where it was the end of the connection."""
         try:

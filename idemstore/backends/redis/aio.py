@@ -10,7 +10,7 @@ from idemstore.backends.redis.aio_listener import AsyncListener, AsyncRedisWatch
 from idemstore.backends.redis.aio_nodes import AsyncCluster, AsyncNodes, AsyncSingle
 from idemstore.backends.redis.aio_pool import AsyncLine, AsyncPool, ask
 from idemstore.backends.redis.dialect import NOSCRIPT, Reply, Request, wrote
-from idemstore.backends.redis.errors import CLIENT_ERRORS, fault
+from idemstore.backends.redis.errors import CLIENT_ERRORS, cause, fault
 from idemstore.backends.redis.faults import Failed, Fault, exhausted, final, not_replicated, timed_out
 from idemstore.backends.redis.options import Target, Topology
 from idemstore.backends.redis.resp import joined
@@ -57,7 +57,7 @@ class AsyncRedisDriver:
                     except Failed as failed:
                         pause = call.after(failed.fault)
                         if pause is None:
-                            raise call.verdict(failed.fault.error) from failed.__cause__
+                            raise call.verdict(failed.fault.error) from cause(failed)
                     await asyncio.sleep(pause)
         except TimeoutError:
             raise call.verdict(call.late()) from None

@@ -112,6 +112,7 @@ class AsyncPool:
         self._idle: list[AsyncLine] = []
         self._permits = asyncio.Semaphore(size)
         self._generation = 0
+        self._closed = False
 
     @property
     def generation(self) -> int:
@@ -143,7 +144,7 @@ class AsyncPool:
 
     async def give(self, line: AsyncLine) -> None:
         """Back, with no reply outstanding."""
-        if line.generation == self._generation:
+        if line.generation == self._generation and not self._closed:
             self._idle.append(line)
             self._permits.release()
         else:
@@ -157,10 +158,15 @@ class AsyncPool:
     async def renew(self, generation: int) -> None:
         """As ``sync_pool.Pool.renew``."""
         if generation == self._generation:
-            await self.close()
+            await self._clear()
 
     async def close(self) -> None:
-        """Close every connection, those in use when they come back."""
+        """As ``sync_pool.Pool.close``."""
+        self._closed = True
+        await self._clear()
+
+    async def _clear(self) -> None:
+        """End a generation."""
         self._generation += 1
         while self._idle:
             await self._idle.pop().disconnect(nowait=True)

@@ -10,7 +10,7 @@ from typing import Final
 
 from redis import exceptions as redis_errors
 
-from idemstore.backends.redis.faults import Fault, timed_out
+from idemstore.backends.redis.faults import Failed, Fault, timed_out
 from idemstore.backends.redis.options import Address
 from idemstore.errors import (
     AccessDenied,
@@ -29,6 +29,9 @@ PERMISSIONS: Final = (
 _WRAPPED: Final = re.compile(r"@user_script: ?\d+: -?([A-Z]{2,}) ")
 _NO_PERMISSION: Final = re.compile("The user executing the script can't|ACL failure in script")
 _FIRST_WORD: Final = re.compile(r"-?([A-Z]{2,})\b")
+
+_ARGUMENTS: Final = ", with args"
+"""From here on a server that does not know a command repeats what came with it: key, token and result."""
 
 _PASSING: Final = {
     "LOADING": "is still loading its data",
@@ -73,6 +76,12 @@ def fault(error: Exception, where: Address) -> Fault:
     if code == "CONNECTION":
         return _connection(error, text, where)
     return Fault(_refusal(code, text, where), again=False)
+
+
+def cause(failed: Failed) -> BaseException | None:
+    """What to show as the cause of an error: nothing that repeats the arguments of a call, tracebacks get logged."""
+    found = failed.__cause__
+    return None if _ARGUMENTS in str(found) else found
 
 
 def _code(error: Exception) -> str:
@@ -127,4 +136,4 @@ def _refusal(code: str, text: str, where: Address) -> StoreError | Configuration
         case _ if "DB index" in text or "invalid DB" in text or "SELECT is not allowed" in text:
             return ConfigurationError(f"Redis at {where} does not have the database that the URL names ({text})")
         case _:
-            return StoreMisbehaved(f"Redis at {where} refused a command of ours: {text.partition(', with args')[0]}")
+            return StoreMisbehaved(f"Redis at {where} refused a command of ours: {text.partition(_ARGUMENTS)[0]}")

@@ -1,8 +1,8 @@
 """Reads a Redis URL: which servers, how they are found, and with what the client connects. Pure: no client import."""
 
+import os
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from pathlib import Path
 from typing import Final, NamedTuple
 
 from idemstore.errors import InvalidUrl, UnknownOption
@@ -151,7 +151,7 @@ def _check_tls(url: StoreUrl, options: RedisOptions, tls: bool) -> None:
         raise UnknownOption("option 'keyfile' needs 'certfile', the certificate that it belongs to")
     for name in ("ca_certs", "ca_path", "certfile", "keyfile"):
         path = getattr(options, name)
-        if path is not None and not Path(path).exists():
+        if path is not None and not os.path.exists(path):
             raise UnknownOption(f"option {name!r} names a file that is not there: {path}")
 
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from redis.exceptions import AskError, MovedError, NoScriptError, ResponseError
 
 from idemstore.backends.redis.dialect import NOSCRIPT, Reply, Request, wrote
-from idemstore.backends.redis.errors import CLIENT_ERRORS, fault
+from idemstore.backends.redis.errors import CLIENT_ERRORS, cause, fault
 from idemstore.backends.redis.faults import Failed, Fault, final, not_replicated
 from idemstore.backends.redis.options import Target, Topology
 from idemstore.backends.redis.resp import joined
@@ -38,7 +38,7 @@ class RedisDriver:
             except Failed as failed:
                 pause = attempts.after(failed.fault)
                 if pause is None:
-                    raise attempts.verdict(failed.fault.error) from failed.__cause__
+                    raise attempts.verdict(failed.fault.error) from cause(failed)
             time.sleep(pause)
 
     def _send(self, pool: Pool, request: Request, attempts: Attempts, asking: bool = False) -> Reply:

@@ -99,6 +99,9 @@ class Single:
         except CLIENT_ERRORS as error:
             line.disconnect()
             raise Failed(fault(error, master)) from error
+        except BaseException:
+            line.disconnect()
+            raise
         if not routing.is_master(role):
             line.disconnect()
             raise unavailable(no_master(self._service, f"{master} is not one yet"))

@@ -10,6 +10,7 @@ import math
 import socket
 import ssl
 import time
+import weakref
 from collections.abc import Callable, Iterable
 from queue import Empty, SimpleQueue
 from typing import Final, Protocol, cast
@@ -37,6 +38,8 @@ class Line(Protocol):
     """Of its pool, when it was opened."""
     wire: "TimedSocket"
     """Its socket."""
+    ticket: "Ticket | None"
+    """What it is in use by."""
 
     def connect(self) -> None:
         """Connect and authenticate."""
@@ -106,6 +109,7 @@ class _Timed:
     deadline: float = math.inf
     since: float = 0.0
     generation: int = 0
+    ticket: "Ticket | None" = None
 
     def left(self) -> float:
         """Seconds left, or ``TimeoutError``."""
@@ -169,6 +173,49 @@ def open_line(target: Target, address: Address, deadline: float, sentinel: bool 
     return line
 
 
+class Ticket:
+    """The right to use one connection of a pool."""
+
+    __slots__ = ("__weakref__",)
+
+
+class Tickets:
+    """So many and no more. A signal handler may raise anywhere, even where a ticket was just taken and nobody knows it
+    yet: it dies then, and another one is made in its place.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._free: SimpleQueue[Ticket] = SimpleQueue()
+        self._dead: SimpleQueue[weakref.ref[Ticket]] = SimpleQueue()
+        self._known: set[weakref.ref[Ticket]] = set()
+        for _ in range(count):
+            self._issue()
+
+    def _issue(self) -> None:
+        """One more. The queue is told of its death by no Python code, which a signal could interrupt."""
+        ticket = Ticket()
+        self._known.add(weakref.ref(ticket, self._dead.put))
+        self._free.put(ticket)
+
+    def take(self) -> Ticket:
+        """One, or ``Empty``."""
+        try:
+            return self._free.get_nowait()
+        except Empty:
+            while not self._dead.empty():
+                self._known.discard(self._dead.get_nowait())
+                self._issue()
+            return self._free.get_nowait()
+
+    def wait(self, seconds: float) -> Ticket:
+        """One, within so many seconds, or ``Empty``."""
+        return self._free.get(timeout=seconds)
+
+    def give(self, ticket: Ticket) -> None:
+        """Back."""
+        self._free.put(ticket)
+
+
 class Pool:
     """Connections to one server: those in use are bounded in number, idle ones wait, last in, first out.
 
@@ -181,40 +228,39 @@ class Pool:
         self.address = address
         self._size, self._connect = size, connect
         self._idle: list[Line] = []
-        self._permits: SimpleQueue[None] = SimpleQueue()
+        self._tickets = Tickets(size)
         self._generation = 0
-        for _ in range(size):
-            self._permits.put(None)
+        self._closed = False
 
     def take(self, deadline: float) -> Line:
         """A connection, for the caller alone until ``give`` or ``drop``."""
         now = time.monotonic()
         try:
-            self._permits.get_nowait()
+            ticket = self._tickets.take()
         except Empty:
-            self._wait(deadline)
+            ticket = self._wait(deadline)
             now = time.monotonic()
         try:
-            line = self._idle.pop() if self._idle else self._open(deadline)
+            line = self._idle.pop() if self._idle else self._open(deadline, ticket)
         except IndexError:  # another thread was faster
-            line = self._open(deadline)
-        line.deadline, line.since = deadline, now
+            line = self._open(deadline, ticket)
+        line.deadline, line.since, line.ticket = deadline, now, ticket
         return line
 
-    def _wait(self, deadline: float) -> None:
+    def _wait(self, deadline: float) -> Ticket:
         """Wait until another call is done with its connection."""
         try:
-            self._permits.get(timeout=max(deadline - time.monotonic(), 0))
+            return self._tickets.wait(max(deadline - time.monotonic(), 0))
         except Empty:
             raise final(exhausted(self.address, self._size)) from None
 
-    def _open(self, deadline: float) -> Line:
-        """A new connection under the permit that the caller holds."""
+    def _open(self, deadline: float, ticket: Ticket) -> Line:
+        """A new connection for the holder of a ticket."""
         generation = self._generation
         try:
             line = self._connect(deadline)
         except BaseException:
-            self._permits.put(None)
+            self._tickets.give(ticket)
             raise
         line.generation = generation
         return line
@@ -225,16 +271,25 @@ class Pool:
 
     def give(self, line: Line) -> None:
         """Back, with no reply outstanding."""
+        ticket, line.ticket = line.ticket, None
         if line.generation == self._generation:
             self._idle.append(line)
         else:
             line.disconnect()
-        self._permits.put(None)
+        self._return(ticket)
+        if self._closed:  # it was closed while this call was on its way, or still waited for a connection
+            self._clear()
 
     def drop(self, line: Line) -> None:
         """Close a connection that something went wrong on."""
+        ticket, line.ticket = line.ticket, None
         line.disconnect()
-        self._permits.put(None)
+        self._return(ticket)
+
+    def _return(self, ticket: Ticket | None) -> None:
+        """The next one may use a connection."""
+        if ticket is not None:
+            self._tickets.give(ticket)
 
     @property
     def generation(self) -> int:
@@ -246,10 +301,15 @@ class Pool:
         server restarted, stalled or changed its role.
         """
         if generation == self._generation:
-            self.close()
+            self._clear()
 
     def close(self) -> None:
-        """Close every connection, those in use when they come back."""
+        """Close every connection, those in use when they come back, for good: none is kept from then on."""
+        self._closed = True
+        self._clear()
+
+    def _clear(self) -> None:
+        """End a generation."""
         self._generation += 1
         while self._idle:
             try:

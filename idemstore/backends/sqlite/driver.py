@@ -7,12 +7,12 @@ another process.
 """
 
 import random
-import threading
 from collections.abc import Sequence
 
 from idemstore.backends.sqlite.dialect import Reply, Request
 from idemstore.backends.sqlite.patience import Patience
 from idemstore.backends.sqlite.session import PENDING, Answer, Answers, Place, Session
+from idemstore.backends.sqlite.turn import Taken, Turn
 from idemstore.errors import IdemstoreError
 from idemstore.flows import SleepWatch
 
@@ -24,7 +24,7 @@ class SqliteDriver:
         self._path = place.path
         self._writer = Session(place)
         self._readers = [Session(place) for _ in range(connections - 1)]
-        self._turn = threading.Lock()
+        self._turn = Turn()
 
     def execute(self, request: Request, timeout: float) -> Reply:
         """One request, within ``timeout`` seconds."""
@@ -36,15 +36,16 @@ class SqliteDriver:
     def execute_many(self, requests: Sequence[Request], timeout: float) -> Sequence[Answer]:
         """Many, in one transaction where anything must be written; an item's error is its own."""
         patience = Patience(timeout)
-        if not self._turn.acquire(blocking=False):
-            answers = patience.run(self._look, requests)
-            if not any(answer is PENDING for answer in answers):
-                return answers  # type: ignore[return-value]  # nothing is pending
-            self._take_turn(patience)
         try:
-            return patience.run(self._writer.run, requests)
-        finally:
-            self._turn.release()
+            return self._turn.run(lambda: patience.run(self._writer.run, requests), 0)
+        except Taken:
+            answers = patience.run(self._look, requests)
+        if not any(answer is PENDING for answer in answers):
+            return answers  # type: ignore[return-value]  # nothing is pending
+        try:
+            return self._turn.run(lambda: patience.run(self._writer.run, requests), patience.left())
+        except Taken:
+            raise patience.over(f"{self._path} is being written by other calls of this process") from None
 
     def _look(self, requests: Sequence[Request], timeout: float) -> Answers:
         """Read, on a connection that nobody uses now if there is one."""
@@ -53,11 +54,6 @@ class SqliteDriver:
         free = [reader for reader in self._readers if not reader.busy()]
         reader = free[0] if free else random.choice(self._readers)  # noqa: S311 - no secret
         return reader.look(requests, timeout)
-
-    def _take_turn(self, patience: Patience) -> None:
-        """Wait for the writing connection."""
-        if not self._turn.acquire(timeout=patience.left()):
-            raise patience.over(f"{self._path} is being written by other calls of this process")
 
     def watch(self, key: str) -> SleepWatch:
         """Nobody tells of changes: poll."""

@@ -76,7 +76,11 @@ def check(connection: sqlite3.Connection, table: str) -> bool:
     wanted = _tables(table)
     marks = ", ".join("?" * len(wanted))
     query = f"SELECT name, sql FROM sqlite_master WHERE name COLLATE NOCASE IN ({marks})"  # noqa: S608 - only marks
-    found = {name.decode(): _bare((sql or b"").decode()) for name, sql in connection.execute(query, (*wanted,))}
+    try:
+        rows = connection.execute(query, (*wanted,)).fetchall()
+    except UnicodeDecodeError:  # SQLite's message quotes what is damaged, and Python cannot read the quotation
+        raise SchemaError("the definitions of the tables are damaged: restore a backup, or try '.recover'") from None
+    found = {name.decode(errors="replace"): _bare((sql or b"").decode(errors="replace")) for name, sql in rows}
     meta = f"{table}_meta"
     if found.get(meta) == wanted[meta]:
         row = connection.execute(f'SELECT version FROM "{meta}" WHERE id = 1').fetchone()  # noqa: S608 - checked name

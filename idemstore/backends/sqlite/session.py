@@ -8,19 +8,21 @@ drivers try again. So one attempt takes as long as the disk does, and no longer.
 
 import os
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import Final, Literal, NamedTuple, assert_never, cast
+from typing import Final, Literal, NamedTuple, TypeVar, assert_never, cast
 
 from idemstore.backends.sqlite import forking, rows, schema
 from idemstore.backends.sqlite.dialect import Apply, Forget, Look, Migrate, Ping, Purge, Reply, Request
 from idemstore.backends.sqlite.translate import Busy, concerns_one_item, is_busy, not_a_database, translate
+from idemstore.backends.sqlite.turn import Taken, Turn
 from idemstore.errors import ConfigurationError, IdemstoreError, StoreClosed, StoreFull, StoreTimeout, StoreUnavailable
 from idemstore.exchange import Snapshot
 from idemstore.machine import Claim, Event, Phase, Record, State, phase, step
 from idemstore.outcomes import ClaimOutcome, SettleOutcome
+
+T = TypeVar("T")
 
 COLLECT_EVERY: Final = 32
 COLLECTED_PER_STEP: Final = 4
@@ -74,7 +76,7 @@ class Session:
         self.path = place.path
         self._place = place
         self._sql = schema.statements(place.table)
-        self._lock = threading.Lock()
+        self._turn = Turn()
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
         self._closed = False
@@ -85,62 +87,62 @@ class Session:
 
     def look(self, requests: Sequence[Request], timeout: float) -> Answers:
         """Answer what can be answered by reading; ``PENDING`` stands for the others."""
-        self._enter(timeout)
-        try:
-            return self._look(self._live(), requests)
-        except sqlite3.Error as error:
-            raise self._failed(error) from error
-        finally:
-            self._lock.release()
+        return self._alone(lambda connection: self._look(connection, requests), timeout)
 
     def run(self, requests: Sequence[Request], timeout: float) -> list[Answer]:
         """Answer all, in one transaction where anything must be written."""
-        self._enter(timeout)
-        try:
-            connection = self._live()
-            answers = [PENDING if _writes(request) else self._looked(connection, request) for request in requests]
-            if any(answer is PENDING for answer in answers):
-                answers = self._settled(connection, requests, answers)
-        except sqlite3.Error as error:
-            raise self._failed(error) from error
-        finally:
-            self._lock.release()
-        return answers  # type: ignore[return-value]  # nothing is pending any more
+        return self._alone(lambda connection: self._answered(connection, requests), timeout)
 
     def close(self) -> None:
         """Close the connection, after the call in progress, for good."""
         self._closed = True
-        if self._lock.acquire(timeout=CLOSE_PATIENCE):
+        if self._turn.enter(CLOSE_PATIENCE):
             self._drop()
-            self._lock.release()
+            self._turn.leave()
 
     def busy(self) -> bool:
         """Whether another thread is at work here."""
-        return self._lock.locked()
+        return self._turn.taken()
+
+    def _alone(self, work: Callable[[sqlite3.Connection], T], timeout: float) -> T:
+        """Work on the connection, when no other thread does."""
+
+        def tried() -> T:
+            try:
+                return work(self._live())
+            except sqlite3.Error as error:
+                raise self._failed(error) from error
+
+        try:
+            return self._turn.run(tried, timeout)
+        except Taken:
+            raise StoreTimeout(f"another call is at work on {self.path} and does not end: is the disk stuck?") from None
+
+    def _answered(self, connection: sqlite3.Connection, requests: Sequence[Request]) -> list[Answer]:
+        """Answer all."""
+        answers = [PENDING if _writes(request) else self._looked(connection, request) for request in requests]
+        if any(answer is PENDING for answer in answers):
+            answers = self._settled(connection, requests, answers)
+        return answers  # type: ignore[return-value]  # nothing is pending any more
 
     # -- forks ------------------------------------------------------------------------------------------------------
 
     def suspend(self, timeout: float) -> bool:
         """See ``forking``."""
-        if not self._lock.acquire(timeout=timeout):
+        if not self._turn.enter(timeout):
             return False
         self._drop()
         return True
 
     def resume(self) -> None:
         """See ``forking``."""
-        self._lock.release()
+        self._turn.leave()
 
     def connected(self) -> bool:
         """See ``forking``."""
         return self._connection is not None
 
     # -- the connection ---------------------------------------------------------------------------------------------
-
-    def _enter(self, timeout: float) -> None:
-        """Take the session."""
-        if not self._lock.acquire(timeout=max(timeout, 0.0)):
-            raise StoreTimeout(f"another call is at work on {self.path} and does not end: is the disk stuck?")
 
     def _live(self) -> sqlite3.Connection:
         """The connection, to the file that has the path *now*: one that was deleted or replaced is let go."""

@@ -39,8 +39,16 @@ class Family(NamedTuple):
     """Whether its drivers send a request again by themselves when the reply was lost."""
     proxied: bool = False
     """Whether its URL names the one host and port that all traffic goes to, so that a proxy can stand between."""
-    preview: bool = False
-    """Not released yet: tests run on it only where IDEMSTORE_SUBJECTS names it."""
+    sync: bool = True
+    """Whether it has a sync mode, besides the async one that all have."""
+    many: int = 620
+    """How many keys a big batch has; more than one request takes, but where batches are slow."""
+    extra: bool = False
+    """Repeats what others show, on one more pair of server and client: tests run on it only where it is named, too."""
+    part: tuple[str, ...] = ()
+    """What of the contract runs on it where it is not named: one mode, or the topics (the contract's classes) that may
+    go wrong on it alone. Nothing: all.
+    """
 
 
 class Make(Protocol):
@@ -51,6 +59,20 @@ class Make(Protocol):
         ...
 
 
+POOLED: Final = (
+    "ClaimContract",
+    "SettleContract",
+    "BatchContract",
+    "TripContract",
+    "ResendContract",
+    "StormContract",
+    "NetworkContract",
+)
+"""A pooler between client and server may break statements, transactions and connections, not the rules."""
+
+TOLD: Final = ("WaitContract", "CancelContract")
+"""How waiters are told plays no part elsewhere."""
+
 FAMILIES: Final[dict[str, Family]] = {
     "memory": Family("memory", examples=200),
     "sqlite": Family("sqlite", examples=100),
@@ -59,24 +81,40 @@ FAMILIES: Final[dict[str, Family]] = {
     "redis8": Family("redis", "redis8", package="redis", resends=True, proxied=True),
     "redis-cluster": Family("redis", "redis-cluster", 50, "redis"),
     "redis-sentinel": Family("redis", "redis-sentinel", 50, "redis"),
-    "dynamodb": Family("dynamodb", "dynamodb", 30, "boto3", resends=True, proxied=True, preview=True),
-    "postgresql": Family("postgresql", "postgresql", package="psycopg", resends=True, proxied=True, preview=True),
-    "postgresql15": Family("postgresql", "postgresql15", package="psycopg", resends=True, proxied=True, preview=True),
-    "postgresql-psycopg": Family("postgresql", "postgresql", 50, "psycopg", resends=True, proxied=True, preview=True),
-    "postgresql15-psycopg": Family("postgresql", "postgresql15", 50, "psycopg", preview=True),
-    "pgbouncer": Family("postgresql", "pgbouncer", 50, "psycopg", resends=True, proxied=True, preview=True),
-    "mongodb": Family("mongodb", "mongodb", 40, "pymongo", resends=True, proxied=True, preview=True),
+    "dynamodb": Family("dynamodb", "dynamodb", 20, "boto3", resends=True, proxied=True),
+    "postgresql": Family("postgresql", "postgresql", 40, "psycopg", resends=True, proxied=True, part=("async",)),
+    "postgresql15": Family("postgresql", "postgresql15", 40, "psycopg", resends=True, proxied=True, extra=True),
+    "postgresql-psycopg": Family("postgresql", "postgresql", 40, "psycopg", resends=True, proxied=True, extra=True),
+    "postgresql15-psycopg": Family("postgresql", "postgresql15", 40, "psycopg", resends=True, proxied=True),
+    "postgresql-notify": Family("postgresql", "postgresql", 40, "psycopg", resends=True, part=TOLD),
+    "pgbouncer": Family("postgresql", "pgbouncer", 40, "psycopg", resends=True, proxied=True, part=POOLED),
+    "mongodb": Family("mongodb", "mongodb", 15, "pymongo", resends=True, proxied=True, many=120),
+    "mongodb-motor": Family("mongodb", "mongodb", 5, "motor", resends=True, proxied=True, sync=False, many=120),
 }
 
 
-def names() -> list[str]:
-    """The subjects that tests run on: those that IDEMSTORE_SUBJECTS names, or all that are released and there."""
+def named() -> list[str]:
+    """The subjects that IDEMSTORE_SUBJECTS names."""
     asked = re.findall(r"[^\s,]+", os.environ.get("IDEMSTORE_SUBJECTS", ""))
     unknown = [name for name in asked if name not in FAMILIES]
     if unknown:
         raise ValueError(f"IDEMSTORE_SUBJECTS names {', '.join(unknown)}; known: {', '.join(FAMILIES)}")
-    released = [name for name, family in FAMILIES.items() if not family.preview]
-    there = [name for name in released if find_spec(f"{__name__}.{FAMILIES[name].module}") is not None]
+    return asked
+
+
+def takes(name: str, mode: str, topic: str) -> bool:
+    """Whether a run takes this topic of the contract, in this mode, on the subject."""
+    part = FAMILIES[name].part
+    if mode == "sync" and not FAMILIES[name].sync:
+        return False
+    return not part or name in named() or mode in part or topic in part
+
+
+def names() -> list[str]:
+    """The subjects that tests run on: those that IDEMSTORE_SUBJECTS names, or all that are there but the extra ones."""
+    asked = named()
+    usual = [name for name, family in FAMILIES.items() if not family.extra]
+    there = [name for name in usual if find_spec(f"{__name__}.{FAMILIES[name].module}") is not None]
     return asked or there
 
 

@@ -44,7 +44,8 @@ class MongoSubject:
         if "directConnection" not in server:  # or PyMongo would go past a proxy, to where the server says it is
             server += "&directConnection=true"
         motor = "mongodb+motor" if name.endswith("motor") else "mongodb"
-        self.url = f"{server.replace('mongodb', motor, 1)}&collection={collection}"
+        # The emulation may take five seconds for a batch of hundreds.
+        self.url = f"{server.replace('mongodb', motor, 1)}&collection={collection}&timeout=20"
         with idemstore.open(self.url.replace("+motor", "")) as store:
             store.migrate()
         self._client: MongoClient[dict[str, object]] = MongoClient(server)
@@ -62,6 +63,10 @@ class MongoSubject:
     def exists(self, key: str) -> bool:
         """Whether there is a document."""
         return self.records.find_one({"_id": key}) is not None
+
+    def clear(self) -> None:
+        """Delete all records: the emulation reads all there are whenever it modifies one."""
+        self.records.delete_many({})
 
     def close(self) -> None:
         """Drop the collection."""

@@ -86,10 +86,10 @@ def postgres(name: str, image: str, settings: Settings) -> Server:
 
 
 def dynamo(name: str, image: str) -> Server:
-    """Start one DynamoDB Local that keeps its data on the container's disk."""
+    """Start one DynamoDB Local that keeps its data in memory."""
     port = free_port()
-    server = ("-sharedDb", "-dbPath", ".", "-disableTelemetry", "-port", str(port))
-    command = ("-Djava.library.path=./DynamoDBLocal_lib", "-jar", "DynamoDBLocal.jar", *server)
+    program = (*dynamodb.JVM, "-Djava.library.path=./DynamoDBLocal_lib", "-jar", "DynamoDBLocal.jar")
+    command = (*program, *dynamodb.SERVER, "-port", str(port))
     with assembling() as members:
         main = members["dynamodb"] = Container(name, Recipe(image, command, (port,)), dynamodb.ready)
         return Server(

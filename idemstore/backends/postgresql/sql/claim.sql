@@ -2,12 +2,16 @@
 -- inserted; whoever loses that race reads again. Only where a takeover is due is the key locked (an advisory lock has by
 -- far the shortest queue), read again under the lock, and replaced if it is still what was read.
 -- The clock is read before the record, and again after every wait. Replies are frames, see frames.py.
+-- A fence must be greater than those of the key's deleted lives, too. While an insert is on its way (it waits for a row that
+-- is being deleted, or the server is busy elsewhere) another claim may be granted and released. No such life is shorter
+-- than an instant, and once the row is in there can be none; so an insert that took longer is given the clock behind it.
 CREATE OR REPLACE FUNCTION {claim}(
     _key text, _token text, _fingerprint bytea, _lease bigint, _keep bigint, _takeover boolean
 ) RETURNS bytea LANGUAGE plpgsql VOLATILE AS {body}
 DECLARE
     r {table}%ROWTYPE;
     _at bigint;
+    _late bigint;
     _again boolean;
     _locked boolean := false;
 BEGIN
@@ -15,13 +19,16 @@ BEGIN
         _at := {clock};
         SELECT * INTO r FROM {table} t WHERE t.key = _key;
         IF NOT FOUND THEN
+            _at := {clock};
             INSERT INTO {table} (key, state, token, fence, attempt, fingerprint, lease_until, expires_at, due)
             VALUES (_key, 1, _token, _at, 1, _fingerprint, _at + _lease, _at + _lease + _keep,
                 _at + _keep + greatest(_lease - {lag}, 0))
             ON CONFLICT DO NOTHING;
             CONTINUE WHEN NOT FOUND;
-            IF {clock} > _at + 5000 THEN
-                PERFORM {delayed}(_key, {clock} - _at);
+            _late := {clock} - _at;
+            IF _late >= {instant} THEN
+                PERFORM {delayed}(_key, _late, _late);
+                _at := _at + _late;
             END IF;
             RETURN 'C'::bytea || int8send(_at) || int4send(1);
         END IF;
@@ -69,7 +76,7 @@ BEGIN
         RETURNING * INTO r;
         CONTINUE WHEN NOT FOUND;
         IF {clock} > _at + 5000 THEN
-            PERFORM {delayed}(_key, {clock} - _at);
+            PERFORM {delayed}(_key, {clock} - _at, 0);
         END IF;
         RETURN 'C'::bytea || int8send(r.fence) || int4send(r.attempt) || coalesce('+'::bytea || r.checkpoint, '');
     END LOOP;

@@ -14,7 +14,7 @@ BEGIN
         WHERE t.key = _key AND t.token = _token AND {owned t.};
         IF FOUND THEN
             IF {clock} > _at + 5000 THEN
-                PERFORM {delayed}(_key, {clock} - _at);
+                PERFORM {delayed}(_key, {clock} - _at, 0);
             END IF;
             RETURN 'D'::bytea;
         END IF;

@@ -7,7 +7,7 @@ DECLARE
 BEGIN
     WITH over AS MATERIALIZED (
         SELECT d.key FROM {table} d
-        WHERE d.due <= _at AND d.expires_at <= _at AND {sound d.}
+        WHERE d.due <= _at AND d.expires_at <= _at AND d.fence < _at - {instant} AND {sound d.}
         ORDER BY d.due LIMIT _limit FOR UPDATE SKIP LOCKED
     )
     DELETE FROM {table} t USING over WHERE t.key = over.key;

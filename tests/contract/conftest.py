@@ -1,0 +1,45 @@
+"""Leaves out what a run does not take of the contract (see ``Family.part``), and clears what a test leaves behind."""
+
+from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
+
+import pytest
+
+from idemstore.testing import families
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect it, so that the run says how many tests it has left out."""
+    left_out = {item for item in items if not _taken(item)}
+    if left_out:
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
+
+
+def _taken(item: pytest.Item) -> bool:
+    """Whether the run takes this test."""
+    if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
+        return True
+    params = item.callspec.params
+    name, mode = params.get("subject"), params.get("mode")
+    if name not in families.FAMILIES or mode is None:
+        return True
+    return families.takes(str(name), str(mode), item.function.__qualname__.partition(".")[0])
+
+
+@runtime_checkable
+class Clearable(Protocol):
+    """A subject that slows down as records accumulate."""
+
+    def clear(self) -> None:
+        """Delete them all."""
+        ...
+
+
+@pytest.fixture(autouse=True)
+def cleared(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Records of one test are gone before the next, where the subject asks for that."""
+    yield
+    subject = request.node.funcargs.get("subject") if isinstance(request.node, pytest.Function) else None
+    if isinstance(subject, Clearable):
+        subject.clear()
