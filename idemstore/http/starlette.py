@@ -15,8 +15,8 @@ application answers (404, 405, a redirect), and no key is bound. What is mounted
 routes that could be seen: the policy alone decides.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, cast
 
 from starlette.routing import BaseRoute, Match, Mount, WebSocketRoute
 
@@ -38,6 +38,16 @@ class Found(NamedTuple):
     methods: frozenset[str]
 
 
+class Known(NamedTuple):
+    """What is known of an application's routes; looked at anew once their number changes."""
+
+    routes: Sequence[BaseRoute]
+    size: int
+    leaves: Sequence[BaseRoute]
+    names: frozenset[bytes]
+    required: bool
+
+
 class IdempotencyMiddleware:
     """For ``Middleware(...)`` and ``add_middleware``. ``marked_only``: guard no route but those that opt in."""
 
@@ -46,20 +56,52 @@ class IdempotencyMiddleware:
         self._engines = Engines(
             lambda own: asgi.IdempotencyMiddleware(app, store, own), policy, marked_only=marked_only
         )
+        self._known: Known | None = None
         self._methods = UNSAFE | policy.methods
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection."""
-        engine = self._engine_for(scope) if scope["type"] == "http" and scope["method"] in self._methods else None
+        looks = scope["type"] == "http" and scope["method"] in self._methods and self._may_have_a_key(scope)
+        engine = self._engine_for(scope) if looks else None
         if engine is None:
             scope[POLICY] = None
             return await self.app(scope, receive, send)
         scope[POLICY] = engine.policy
         return await engine(scope, receive, send)
 
+    def _may_have_a_key(self, scope: Scope) -> bool:
+        """Whether a route may want to look at this request: most have no key, and cost nothing more than this."""
+        routes = self._routes(scope)
+        if self._known is None or self._known.routes is not routes or self._known.size != len(routes):
+            self._known = self._survey(routes)
+        known = self._known
+        return known.required or any(name in known.names for name, _ in scope["headers"])
+
+    def _survey(self, routes: Sequence[BaseRoute]) -> "Known":
+        """Which headers some policy looks at, and whether one requires a key."""
+        found = [self.policy]
+        for mark in self._marks(self.leaves(routes)):
+            own = mark.policy(self.policy, UNSAFE)
+            found += [] if own is None else [own]
+        names = frozenset(name.encode() for policy in found for name in policy.headers)
+        return Known(routes, len(routes), self.leaves(routes), names, any(policy.required for policy in found))
+
+    def _marks(self, routes: Sequence[BaseRoute]) -> Iterator[Mark]:
+        """Every mark of these and of what is mounted."""
+        for route in routes:
+            inner = getattr(route, "original_route", route)
+            if isinstance(inner, Mount):
+                yield from self._marks(self.leaves(inner.routes))
+            else:
+                yield from (mark for method in UNSAFE if (mark := self.mark(route, method)) is not None)
+
     def _engine_for(self, scope: Scope) -> asgi.IdempotencyMiddleware | None:
         """What guards this request, if anything does."""
-        found = self.find(self._routes(scope), dict(scope))
+        known = self._known
+        found = None if known is None else self.find(known.leaves, dict(scope))
+        if found is None:  # not found, or added to an included router since
+            self._known = self._survey(self._routes(scope))
+            found = self.find(self._known.leaves, dict(scope))
         if found is None:
             return None
         scope[TEMPLATE] = found.template
@@ -70,7 +112,7 @@ class IdempotencyMiddleware:
         for app in (self.app, scope.get("app")):
             routes = getattr(app, "routes", None)
             if routes is not None:
-                return self.leaves(routes)
+                return cast("Sequence[BaseRoute]", routes)
         raise ConfigurationError("add it with Starlette's add_middleware; other applications take idemstore.http.asgi")
 
     def leaves(self, routes: Sequence[BaseRoute]) -> Sequence[BaseRoute]:

@@ -250,6 +250,29 @@ def test_paths_of_the_policy_still_count():
     assert runs == ["order", "deep", "deep", "pay"]
 
 
+def test_routes_that_are_added_later_are_guarded():
+    """To the application, and to a router that is included already."""
+    router = APIRouter()
+
+    def build(app: FastAPI, idempotency: Idempotency, runs: list[str]) -> None:
+        shop(app, idempotency, runs)
+        app.include_router(router, prefix="/late")
+
+    web, runs = client(build)
+    post(web, "/orders")
+
+    async def late() -> str:
+        runs.append("late")
+        return f"late {len(runs)}"
+
+    router.post("/one")(late)
+    web.app.post("/two")(late)
+    for path in ("/late/one", "/two"):
+        first = post(web, path, {**USER, "idempotency-key": path})
+        assert first in [(200, "late 2"), (200, "late 3"), (404, {"detail": "Not Found"})]
+        assert post(web, path, {**USER, "idempotency-key": path}) == first
+
+
 def test_validation_errors_are_answers():
     """FastAPI's own 422 is kept as a client error; the key answers it again."""
     web, _runs = client(shop)
