@@ -1,0 +1,168 @@
+"""ASGI middleware: HTTP only; WebSocket and lifespan pass through. It carries out what ``HttpPolicy`` decides.
+
+- The request body is read only where the policy compares payloads, only up to ``max_request`` bytes, and handed on.
+- The response goes to the client as the application sends it. Parts are kept up to ``max_response`` bytes; what is
+  larger passes through and is recorded without its body.
+- The record is completed before the last part is sent, so a client that has its answer finds it stored.
+- The application runs in a task of its own: where the client goes away, or the server cancels the request, it goes on
+  to its end, and the retry gets its response.
+
+Wrap an application, or have a framework do it::
+
+    app = IdempotencyMiddleware(app, idemstore.open_async(url), HttpPolicy(scope=...))
+    app.add_middleware(IdempotencyMiddleware, store=store, policy=policy)  # Starlette, FastAPI
+
+The running operation (``fence``, ``attempt``, ``resumed_from``, ``checkpoint``, ``lease_lost``) is
+``scope["idemstore.operation"]`` and ``idemstore.async_operation()``; absent where the request is not guarded.
+"""
+
+import asyncio
+
+from idemstore.async_insist import outlast
+from idemstore.async_keepalive import async_keepalive
+from idemstore.async_store import AsyncStore
+from idemstore.errors import ConfigurationError, IdemstoreError
+from idemstore.guard_core import DOWN
+from idemstore.http.asgi_run import Running
+from idemstore.http.asgi_types import AsgiApp, Incoming, Receive, Scope, Send, read_request, send_response
+from idemstore.http.core import OPERATION, Ask, HttpCore, log
+from idemstore.http.facts import Request, Response
+from idemstore.http.plans import Answer, Keyed, Pass, Replay, Run
+from idemstore.http.policy import HttpPolicy
+from idemstore.keys import redact
+from idemstore.outcomes import ClaimOutcome
+
+
+class IdempotencyMiddleware:
+    """Wraps an ASGI application. The store stays yours to close; it belongs to the loop that the application is on."""
+
+    def __init__(self, app: AsgiApp, store: AsyncStore, policy: HttpPolicy) -> None:
+        if not isinstance(store, AsyncStore):
+            raise ConfigurationError("the ASGI middleware takes an AsyncStore: use idemstore.open_async(url)")
+        self.core = HttpCore(store, policy)
+        self.app, self.store, self.policy = app, store, policy
+        self.heartbeat = async_keepalive(store)
+        self._names = frozenset(name.encode() for name in policy.headers)
+        self.tasks = set[asyncio.Task[None]]()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One connection."""
+        if scope["type"] != "http" or scope["method"] not in self.policy.methods:
+            return await self.app(scope, receive, send)
+        if not self.policy.required:
+            for name, _ in scope["headers"]:
+                if name in self._names:
+                    break
+            else:
+                return await self.app(scope, receive, send)
+        return await self._planned(scope, receive, send)
+
+    async def _planned(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A request that the policy may be for."""
+        request = read_request(scope)
+        try:
+            plan = self.policy.plan(request)
+        except IdemstoreError as error:
+            return await send_response(send, self.core.trouble(error, request), request.method)
+        match plan:
+            case Pass():
+                return await self.app(scope, receive, send)
+            case Answer(response):
+                return await send_response(send, response, request.method)
+            case Keyed():
+                return await self._keyed(plan, scope, Incoming(receive), send)
+
+    async def _keyed(self, keyed: Keyed, scope: Scope, incoming: Incoming, send: Send) -> None:
+        """A request with a key."""
+        request = keyed.request
+        if keyed.reads is not None and not await incoming.read(keyed.reads):
+            return None  # the client went away before its request was whole
+        try:
+            guarded = self.policy.identify(keyed, incoming.body, truncated=incoming.truncated)
+            if isinstance(guarded, Answer):
+                return await send_response(send, guarded.response, request.method)
+            ask = self.core.ask(guarded)
+        except IdemstoreError as error:
+            return await send_response(send, self.core.trouble(error, request), request.method)
+        try:
+            outcome = await self._claim(ask)
+        except DOWN as error:
+            if self.core.no_answer(ask, error):
+                return await self._unprotected(ask, scope, incoming, send)
+            return await send_response(send, self.core.trouble(error, request), request.method)
+        except IdemstoreError as error:
+            return await send_response(send, self.core.trouble(error, request), request.method)
+        except asyncio.CancelledError:
+            await outlast(lambda: self._give_back(ask))
+            raise
+        return await self._met(outcome, ask, scope, incoming, send)
+
+    async def _claim(self, ask: Ask) -> ClaimOutcome:
+        """Claim as the policy says."""
+        policy = self.policy
+        return await self.store.claim(
+            ask.guarded.key,
+            lease=policy.lease,
+            retention=policy.retention,
+            fingerprint=ask.guarded.fingerprint,
+            token=ask.token,
+            takeover=policy.takeover,
+            wait=policy.wait,
+        )
+
+    async def _give_back(self, ask: Ask) -> None:
+        """A claim that was cancelled may have been applied, and nobody is going to use it."""
+        try:
+            kept = self.policy.failure_retention
+            await self.store.fail(ask.guarded.key, ask.token, b"", retention=kept, retry_after=0)
+        except IdemstoreError as error:
+            self.core.unsure.remember(ask.stored, ask.token)
+            log.warning("the cancelled claim of %s could not be given back: %s", redact(ask.stored), error)
+
+    async def _unprotected(self, ask: Ask, scope: Scope, incoming: Incoming, send: Send) -> None:
+        """Run without a claim. Should one be in force after all, others leave it alone, unless the run fails."""
+        try:
+            await self.app(scope, incoming.receive, send)
+        except BaseException:
+            self.core.unsure.remember(ask.stored, ask.token)
+            raise
+
+    async def _met(self, outcome: ClaimOutcome, ask: Ask, scope: Scope, incoming: Incoming, send: Send) -> None:
+        """The store has answered."""
+        request = ask.guarded.request
+        try:
+            met = self.policy.meet(outcome, ask.guarded)
+        except IdemstoreError as error:
+            return await send_response(send, self.core.trouble(error, request), request.method)
+        match met:
+            case Run(claimed):
+                return await self._run(Running(self, ask, claimed, incoming, send), scope)
+            case Replay(stored):
+                return await send_response(send, await self._replay(stored, request), request.method)
+            case Answer(response):
+                return await send_response(send, response, request.method)
+
+    async def _replay(self, stored: Response, request: Request) -> Response:
+        """The answer to a retry, by the policy's hook where it has one."""
+        made = self.policy.rewritten(stored, request)
+        return self.policy.replayed(made if isinstance(made, Response) else await made, request)
+
+    async def _run(self, running: Running, scope: Scope) -> None:
+        """Run the application in a task of its own, which goes on where this one is cancelled."""
+        inner = {**scope, OPERATION: running.operation}
+        extensions = scope.get("extensions")
+        if extensions:
+            inner["extensions"] = {name: value for name, value in extensions.items() if name not in UNSEEN}
+        loop = asyncio.get_running_loop()
+        over: asyncio.Future[None] = loop.create_future()
+        running.task = loop.create_task(running.main(self.app, inner, over))
+        self.tasks.add(running.task)  # until it has ended: the loop itself holds it weakly
+        try:
+            await over
+        except asyncio.CancelledError:
+            running.detach()
+            raise
+
+
+UNSEEN = frozenset({"http.response.pathsend", "http.response.zerocopysend", "http.response.trailers"})
+"""Ways to answer that would go past the record: applications that are not offered them send the body itself."""

@@ -1,0 +1,299 @@
+"""One request whose application runs: what it has answered so far, and what its client has been sent."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from idemstore.async_guard import AsyncOperation
+from idemstore.async_insist import async_insist, outlast, to_the_end
+from idemstore.async_keepalive import AsyncKeepalive
+from idemstore.async_store import AsyncStore
+from idemstore.errors import IdemstoreError, StoreUnavailable
+from idemstore.http.asgi_types import AsgiApp, Incoming, Message, Scope, Send, send_response
+from idemstore.http.choices import Fate
+from idemstore.http.core import Ask, HttpCore, log
+from idemstore.http.facts import Headers
+from idemstore.http.plans import Settlement
+from idemstore.http.policy import HttpPolicy
+from idemstore.keys import redact
+from idemstore.outcomes import Claimed, LeaseLost, SettleOutcome
+from idemstore.policy import LeaseLoss
+from idemstore.running import current
+
+GONE: Final[Message] = {"type": "http.disconnect"}
+
+
+class Home(Protocol):
+    """What a running request needs of its middleware."""
+
+    core: HttpCore
+    store: AsyncStore
+    policy: HttpPolicy
+    heartbeat: AsyncKeepalive
+    tasks: "set[asyncio.Task[None]]"
+
+
+class Running:
+    """The application's ``receive`` and ``send``, between it and the server."""
+
+    __slots__ = (
+        "_answered",
+        "_ask",
+        "_declared",
+        "_gone",
+        "_headers",
+        "_home",
+        "_incoming",
+        "_muted",
+        "_parts",
+        "_send",
+        "_settled",
+        "_size",
+        "_start",
+        "_started",
+        "_status",
+        "operation",
+        "task",
+    )
+
+    def __init__(self, home: Home, ask: Ask, claimed: Claimed, incoming: Incoming, send: Send) -> None:
+        self._home, self._ask, self._incoming, self._send = home, ask, incoming, send
+        self.operation = AsyncOperation(home.core.home, home.store, ask.guarded.key, ask.stored, claimed)
+        self.task: asyncio.Task[None] | None = None
+        self._start: Message | None = None
+        self._status = 0
+        self._headers: Headers = ()
+        self._declared: int | None = None
+        self._parts: list[bytes] | None = []
+        self._size = 0
+        self._started = self._settled = self._muted = self._gone = False
+        self._answered: asyncio.Event | None = None
+        if self.operation.beat is not None:
+            home.heartbeat.add(self.operation.beat)
+
+    def detach(self) -> None:
+        """The server has given the request up: nothing is sent any more."""
+        self._gone = True
+
+    async def main(self, app: AsgiApp, scope: Scope, over: "asyncio.Future[None]") -> None:
+        """The task of a request. ``over`` is what the server waits for: it hears of the end from here, a step of the
+        loop before the task itself has ended, and its cancellation does not reach the task.
+        """
+        try:
+            await self._run(app, scope)
+        except asyncio.CancelledError:
+            over.cancel()
+            raise
+        except Exception as error:  # noqa: BLE001 - it goes on to the server, or to the log where that is gone
+            if over.done():
+                log.error("%s failed, and its client is gone", redact(self._ask.stored), exc_info=error)
+            else:
+                over.set_exception(error)
+        else:
+            if not over.done():
+                over.set_result(None)
+        finally:
+            if self.task is not None:
+                self._home.tasks.discard(self.task)
+
+    async def _run(self, app: AsgiApp, scope: Scope) -> None:
+        """Run the application to its end; record what it answers, or that it failed."""
+        current.set(self.operation)  # this task's context ends with it
+        if self._home.policy.lease_loss is LeaseLoss.CANCEL:
+            self.operation.task = asyncio.current_task()
+        try:
+            await app(scope, self.receive, self.send)
+            if not self._settled:
+                await self._failed()  # it ended without an answer; the server says 500
+        except asyncio.CancelledError as error:
+            if not await self._stopped(error):
+                raise
+        except Exception:
+            await self._failed()
+            raise
+        finally:
+            self._quiet()
+
+    def _quiet(self) -> None:
+        """The operation has ended: no heartbeat, no checkpoints."""
+        self.operation.live = False
+        if self.operation.beat is not None:
+            self._home.heartbeat.drop(self.operation.beat)
+        if self._answered is not None:
+            self._answered.set()
+
+    # -- the request -------------------------------------------------------------------------------------------------
+
+    async def receive(self) -> Message:
+        """The body; then nothing until the response is recorded, so that the application does not stop half-way because
+        its client went away.
+        """
+        if not self._incoming.ended:
+            return await self._incoming.receive()
+        if not self._settled:
+            if self._answered is None:
+                self._answered = asyncio.Event()
+            if not self._gone:
+                await self._listen(self._answered)
+            await self._answered.wait()
+        return GONE if self._gone else await self._incoming.after()
+
+    async def _listen(self, answered: asyncio.Event) -> None:
+        """Hear from the server whether the client goes away, until the response is recorded."""
+        heard = asyncio.ensure_future(self._incoming.after())
+        waiting = asyncio.ensure_future(answered.wait())
+        try:
+            await asyncio.wait({heard, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
+            if not heard.done():
+                heard.cancel()
+        if heard.done() and not heard.cancelled() and heard.exception() is None:
+            self._gone = self._gone or heard.result()["type"] == "http.disconnect"
+
+    # -- the response ------------------------------------------------------------------------------------------------
+
+    async def send(self, message: Message) -> None:
+        """A part of the response. It goes on as it comes, the last one once the record is completed."""
+        if self._muted:
+            return
+        kind = message["type"]
+        if kind == "http.response.start":
+            self._begin(message)
+        elif kind == "http.response.body":
+            await self._part(message)
+        else:
+            await self._forward(message)
+
+    def _begin(self, message: Message) -> None:
+        """Status and headers; held back until there is a part of the body."""
+        self._start, self._status = message, message["status"]
+        headers = self._headers = tuple(
+            [(str(name, "latin-1").lower(), str(value, "latin-1")) for name, value in message.get("headers", ())]
+        )
+        for name, value in headers:
+            if name == "content-length":
+                self._declared = int(value) if value.isascii() and value.isdigit() else None
+
+    async def _part(self, message: Message) -> None:
+        """A part of the body."""
+        body = message.get("body", b"")
+        self._size += len(body)
+        if self._size > self._home.core.keeps:
+            self._parts = None
+        elif self._parts is not None and body:
+            self._parts.append(body)
+        more = message.get("more_body", False)
+        last = not more or (self._declared is not None and self._size >= self._declared)
+        given_up = self._gone and more and self._size > self._home.core.keeps
+        if (last or given_up) and not self._settled:
+            owned = await self._settle(self._status, self._headers, self._parts)
+            if not owned:
+                await self._lose()
+                return
+        if not self._gone:
+            try:
+                if self._start is not None:
+                    start, self._start, self._started = self._start, None, True
+                    await self._send(start)
+                await self._send(message)
+            except OSError as error:
+                self._left(error)
+        if given_up:
+            raise OSError("the client went away, and the response is larger than what is kept of it")
+
+    async def _forward(self, message: Message) -> None:
+        """To the client, if it is there."""
+        if self._gone:
+            return
+        try:
+            await self._send(message)
+        except OSError as error:
+            self._left(error)
+
+    def _left(self, error: OSError) -> None:
+        """The client went away, says the server."""
+        self._gone = True
+        log.debug("the client of %s went away: %s", redact(self._ask.stored), error)
+
+    # -- the record --------------------------------------------------------------------------------------------------
+
+    async def _settle(self, status: int, headers: Headers, parts: Sequence[bytes] | None) -> bool:
+        """Tell the store what became of the request; False where somebody else owns the key."""
+        self._settled = True
+        home, ask, beat = self._home, self._ask, self.operation.beat
+        if self._incoming.cut:  # what it answers to half a request is nothing to keep
+            settlement = Settlement(Fate.RELEASE, b"", None)
+        else:
+            settlement = home.policy.settle(status, headers, parts, ask.guarded, home.core.limit)
+        now = time.monotonic()
+        until = min(now + home.core.patience, now if beat is None else beat.until)
+        self._parts = None
+        self._quiet()
+        try:
+            answer = await to_the_end(lambda: self._insist(settlement, until))
+        except IdemstoreError as error:
+            home.core.unrecorded(ask, error)
+            return True
+        if isinstance(answer, LeaseLost) and settlement.fate is not Fate.RELEASE:
+            home.core.lost(ask)
+            return False
+        return True
+
+    async def _insist(self, settlement: Settlement, until: float) -> SettleOutcome:
+        """Tell the store, and tell it again where there is no answer."""
+        try:
+            return await self._tell(settlement)
+        except StoreUnavailable:
+            return await async_insist(lambda: self._tell(settlement), until)
+
+    async def _tell(self, settlement: Settlement) -> SettleOutcome:
+        """One call of the store; it may be repeated."""
+        store, key, token = self._home.store, self._ask.guarded.key, self._ask.token
+        match settlement.fate:
+            case Fate.COMPLETE:
+                return await store.complete(key, token, settlement.result, retention=settlement.retention)
+            case Fate.FAIL:
+                return await store.fail(key, token, settlement.result, retention=settlement.retention)
+            case Fate.RELEASE:
+                return await store.release(key, token)
+
+    async def _lose(self) -> None:
+        """Somebody else owns the key: its answer counts, so this one must not look like a success."""
+        self._muted = True
+        request = self._ask.guarded.request
+        if self._started:
+            raise self._home.core.cut_off()
+        if not self._gone:
+            await send_response(self._forward, self._home.policy.lost(request), request.method)
+
+    async def _failed(self) -> None:
+        """The application raised, or ended without an answer: that counts as 500."""
+        if not self._settled:
+            failure = self._home.policy.failure()
+            await self._settle(failure.status, failure.headers, [failure.body or b""])
+
+    async def _stopped(self, error: asyncio.CancelledError) -> bool:
+        """The application was cancelled. True where that was because its claim was taken over: it is answered."""
+        if self.operation.obeyed():
+            self._settled = True
+            self._home.core.lost(self._ask)
+            await self._lose()
+            return True
+        if not self._settled:
+            self._settled = True
+            if self._home.policy.takeover:
+                await outlast(self._give_back)
+            else:
+                log.warning("%s was cancelled half-way: settle it", redact(self._ask.stored), exc_info=error)
+        return False
+
+    async def _give_back(self) -> None:
+        """A server that shuts down cancels what runs: the next request with the key runs at once."""
+        kept = self._home.policy.failure_retention
+        try:
+            await self._home.store.fail(self._ask.guarded.key, self._ask.token, b"", retention=kept, retry_after=0)
+        except IdemstoreError as error:
+            log.log(logging.WARNING, "cancelled %s could not be given back: %s", redact(self._ask.stored), error)

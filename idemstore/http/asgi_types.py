@@ -1,0 +1,91 @@
+"""ASGI's own names, as Starlette and others write them; and the few steps that every message takes."""
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final
+
+from idemstore.http.facts import Request, Response
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+BODILESS: Final = frozenset({204, 304})
+"""Statuses whose responses have no body, so no length either."""
+
+
+def read_request(scope: Scope) -> Request:
+    """The facts of a scope; its header names are in lower case (ASGI says so)."""
+    return Request(
+        scope["method"],
+        scope["path"],
+        tuple([(str(name, "latin-1"), str(value, "latin-1")) for name, value in scope["headers"]]),
+        str(scope.get("query_string", b""), "latin-1"),
+        None,
+        b"",
+        False,
+        scope,
+    )
+
+
+async def send_response(send: Send, response: Response, method: str) -> None:
+    """A whole response, its length counted."""
+    body = response.body or b""
+    headers = [
+        (name.encode("latin-1", "replace"), value.encode("latin-1", "replace")) for name, value in response.headers
+    ]
+    if response.status not in BODILESS:
+        headers.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if method == "HEAD" else body})
+
+
+class Incoming:
+    """The request body: what was read for the fingerprint, then what the server still has."""
+
+    __slots__ = ("_receive", "_waiting", "body", "cut", "ended", "truncated")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._waiting: list[Message] = []
+        self.body = b""
+        """What was read, at most the limit."""
+        self.truncated = False
+        """Whether it was more than the limit."""
+        self.ended = False
+        """Whether the application has been given the end of it."""
+        self.cut = False
+        """Whether the client went away before that."""
+
+    async def read(self, limit: int) -> bool:
+        """Read the body up to the limit; False where the client went away before its end."""
+        parts, size = list[bytes](), 0
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                return False
+            part = message.get("body", b"")
+            parts.append(part)
+            size += len(part)
+            more = message.get("more_body", False)
+            if not more or size > limit:
+                break
+        whole = parts[0] if len(parts) == 1 else b"".join(parts)
+        self.truncated = size > limit
+        self.body = whole[:limit] if self.truncated else whole
+        self._waiting = [{"type": "http.request", "body": whole, "more_body": more}]
+        return True
+
+    async def receive(self) -> Message:
+        """The next message of the body."""
+        message = self._waiting.pop() if self._waiting else await self._receive()
+        if message["type"] == "http.disconnect":
+            self.cut = True
+        elif not message.get("more_body", False):
+            self.ended = True
+        return message
+
+    async def after(self) -> Message:
+        """What the server says once the body is over: that the client went away."""
+        return await self._receive()
