@@ -204,7 +204,7 @@ def test_a_signal_handler_may_raise_anywhere_on_dynamodb(child, server_pool, tmp
     url = url_of(server_pool.get("dynamodb").url, table, "connections=2")
     with idemstore.open(url) as store:
         store.migrate()
-    ended(child("interrupted", url, 500))
+    ended(child("interrupted", url, 2500, 0.0023))
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "memory"])
