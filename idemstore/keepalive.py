@@ -214,7 +214,8 @@ class Keepalive:
         """Keep a lease."""
         if self._beats.add(beat):
             self._woken.set()
-        if self._thread is None:
+        thread = self._thread
+        if thread is None or not thread.is_alive():
             self._start()
 
     def drop(self, beat: Beat) -> None:
@@ -224,7 +225,7 @@ class Keepalive:
     def _start(self) -> None:
         """Start the thread, unless another call just did."""
         with self._lock:
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="idemstore-keepalive", daemon=True)
                 try:
                     self._thread.start()

@@ -241,7 +241,7 @@ class Interruption(BaseException):
     """What a watchdog's signal handler raises."""
 
 
-def interrupted(url, hits):
+def interrupted(url, hits, every="0.0002"):
     """Calls that a signal handler interrupts at any point, by raising: the store goes on."""
     store = idemstore.open(url)
     armed = False
@@ -251,7 +251,7 @@ def interrupted(url, hits):
             raise Interruption
 
     signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+    signal.setitimer(signal.ITIMER_REAL, float(every), float(every))
     left, number = int(hits), 0
     while left:
         number += 1

@@ -182,7 +182,7 @@ def test_polls_grow_rare():
 
 
 def test_who_leaves_wakes_no_crowd():
-    """Leaders leave one after the other, as waiters are served in the order of their coming: each tells one."""
+    """Leaders leave one after the other, since who came first is served first: each tells one, not all."""
 
     async def main():
         async def poll(keys, seconds):

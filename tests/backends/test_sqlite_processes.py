@@ -15,6 +15,7 @@ import pytest
 import idemstore
 from idemstore.backends.sqlite import forking
 from idemstore.outcomes import Claimed, Completed, InFlight
+from idemstore.testing.families.dynamodb import url_of
 from idemstore.testing.families.sqlite import SqliteSubject
 
 CHILDREN = Path(__file__).with_name("sqlite_children.py")
@@ -191,6 +192,15 @@ def test_a_signal_handler_may_raise_anywhere_on_postgresql(child, server_pool, t
     """The same over psycopg and a pool of our own."""
     url = f"{server_pool.get('postgresql').url}?pool=2&migrate=1&table={tmp_path.name[:40].replace('-', '_')}"
     ended(child("interrupted", url, 1500))
+
+
+def test_a_signal_handler_may_raise_anywhere_on_dynamodb(child, server_pool, tmp_path):
+    """The same where HTTP connections are counted: no count stays locked, and none is lost."""
+    table = "".join(letter if letter.isalnum() else "-" for letter in tmp_path.name)
+    url = url_of(server_pool.get("dynamodb").url, table, "connections=2")
+    with idemstore.open(url) as store:
+        store.migrate()
+    ended(child("interrupted", url, 2500, 0.0023))
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "memory"])

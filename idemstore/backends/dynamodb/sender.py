@@ -10,6 +10,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
+from queue import Empty
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -18,6 +19,7 @@ from botocore.awsrequest import AWSPreparedRequest, AWSResponse  # type: ignore[
 from urllib3.util import wait_for_read
 
 from idemstore.backends.dynamodb.wire import NotHTTP, Response, request_bytes
+from idemstore.tickets import Ticket, Tickets
 
 CHUNK: Final = 65536
 FINAL_SHARE: Final = 0.5
@@ -45,7 +47,7 @@ class Sender:
         self._port = url.port or (443 if url.scheme == "https" else 80)
         self._tls = tls
         self._idle: list[socket.socket] = []
-        self._places = threading.BoundedSemaphore(connections)
+        self._tickets = Tickets(connections)
         self._calls = threading.local()
         self._closed = False
 
@@ -61,12 +63,23 @@ class Sender:
     def send(self, request: AWSPreparedRequest, **_: object) -> AWSResponse:
         """The hook ``before-send``: one attempt."""
         limit = time.monotonic() + self.left() * FINAL_SHARE
-        if not self._places.acquire(timeout=max(0.0, self.left())):
-            raise aws.ConnectTimeoutError(endpoint_url=self._endpoint, error="every connection of the pool is in use")
+        ticket = self._ticket()
         try:
             return self._attempt(request, limit)
         finally:
-            self._places.release()
+            self._tickets.give(ticket)
+
+    def _ticket(self) -> Ticket:
+        """The right to use one connection."""
+        try:
+            return self._tickets.take()
+        except Empty:
+            pass
+        try:
+            return self._tickets.wait(max(0.0, self.left()))
+        except Empty:
+            full = "every connection of the pool is in use"
+            raise aws.ConnectTimeoutError(endpoint_url=self._endpoint, error=full) from None
 
     def _attempt(self, request: AWSPreparedRequest, limit: float) -> AWSResponse:
         """Send on an idle connection or a new one; only after a whole response it is kept."""

@@ -10,9 +10,8 @@ import math
 import socket
 import ssl
 import time
-import weakref
 from collections.abc import Callable, Iterable
-from queue import Empty, SimpleQueue
+from queue import Empty
 from typing import Final, Protocol, cast
 
 import redis
@@ -22,6 +21,7 @@ from idemstore.backends.redis.dialect import Reply
 from idemstore.backends.redis.errors import CLIENT_ERRORS, fault
 from idemstore.backends.redis.faults import Failed, exhausted, final
 from idemstore.backends.redis.options import Address, Target
+from idemstore.tickets import Ticket, Tickets
 
 PRECISION: Final = 0.01
 """Seconds."""
@@ -171,49 +171,6 @@ def open_line(target: Target, address: Address, deadline: float, sentinel: bool 
         line.disconnect()
         raise
     return line
-
-
-class Ticket:
-    """The right to use one connection of a pool."""
-
-    __slots__ = ("__weakref__",)
-
-
-class Tickets:
-    """So many and no more. A signal handler may raise anywhere, even where a ticket was just taken and nobody knows it
-    yet: it dies then, and another one is made in its place.
-    """
-
-    def __init__(self, count: int) -> None:
-        self._free: SimpleQueue[Ticket] = SimpleQueue()
-        self._dead: SimpleQueue[weakref.ref[Ticket]] = SimpleQueue()
-        self._known: set[weakref.ref[Ticket]] = set()
-        for _ in range(count):
-            self._issue()
-
-    def _issue(self) -> None:
-        """One more. The queue is told of its death by no Python code, which a signal could interrupt."""
-        ticket = Ticket()
-        self._known.add(weakref.ref(ticket, self._dead.put))
-        self._free.put(ticket)
-
-    def take(self) -> Ticket:
-        """One, or ``Empty``."""
-        try:
-            return self._free.get_nowait()
-        except Empty:
-            while not self._dead.empty():
-                self._known.discard(self._dead.get_nowait())
-                self._issue()
-            return self._free.get_nowait()
-
-    def wait(self, seconds: float) -> Ticket:
-        """One, within so many seconds, or ``Empty``."""
-        return self._free.get(timeout=seconds)
-
-    def give(self, ticket: Ticket) -> None:
-        """Back."""
-        self._free.put(ticket)
 
 
 class Pool:
