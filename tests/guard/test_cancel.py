@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import contextvars
+import uuid
 from collections.abc import Coroutine
 
 import pytest
@@ -66,7 +67,7 @@ class Table:
     """An async guard whose driver stops where it is told, and a look at its records."""
 
     def __init__(self, stops=None, **policy):
-        self.subject = MemorySubject(f"memory://cancel-{id(self)}")
+        self.subject = MemorySubject(f"memory://cancel-{uuid.uuid4().hex}")
         points = []
 
         def wrap(driver):
