@@ -8,7 +8,6 @@ from typing import Protocol, runtime_checkable
 import pytest
 
 from idemstore.testing import families
-from idemstore.testing.subject import Subject
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -46,7 +45,7 @@ def cleared(request: pytest.FixtureRequest) -> Iterator[None]:
     subject = request.node.funcargs.get("subject") if isinstance(request.node, pytest.Function) else None
     if isinstance(subject, Clearable):
         subject.clear()
-    if isinstance(subject, Subject) and subject.name.startswith("mongodb"):
+    if str(getattr(subject, "name", "")).startswith("mongodb"):
         _collect_sockets()
 
 
