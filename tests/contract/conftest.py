@@ -45,7 +45,7 @@ def cleared(request: pytest.FixtureRequest) -> Iterator[None]:
     subject = request.node.funcargs.get("subject") if isinstance(request.node, pytest.Function) else None
     if isinstance(subject, Clearable):
         subject.clear()
-    if str(getattr(subject, "name", "")).startswith("mongodb"):
+    if "test_network" in request.node.nodeid and "mongodb" in request.node.name:
         _collect_sockets()
 
 

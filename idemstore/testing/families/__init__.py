@@ -78,7 +78,7 @@ FAMILIES: Final[dict[str, Family]] = {
     "sqlite": Family("sqlite", examples=100),
     "redis": Family("redis", "redis", package="redis", resends=True, proxied=True),
     "valkey": Family("redis", "valkey", package="redis", resends=True, proxied=True),
-    "redis8": Family("redis", "redis8", package="redis", resends=True, proxied=True),
+    "redis8": Family("redis", "redis8", package="redis", resends=True, proxied=True, extra=True),
     "redis-cluster": Family("redis", "redis-cluster", 50, "redis"),
     "redis-sentinel": Family("redis", "redis-sentinel", 50, "redis"),
     "dynamodb": Family("dynamodb", "dynamodb", 20, "boto3", resends=True, proxied=True),
