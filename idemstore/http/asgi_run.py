@@ -61,6 +61,7 @@ class Running:
     def __init__(self, home: Home, ask: Ask, claimed: Claimed, incoming: Incoming, send: Send) -> None:
         self._home, self._ask, self._incoming, self._send = home, ask, incoming, send
         self.operation = AsyncOperation(home.core.home, home.store, ask.guarded.key, ask.stored, claimed)
+        self.operation.live = True
         self.task: asyncio.Task[None] | None = None
         self._start: Message | None = None
         self._status = 0

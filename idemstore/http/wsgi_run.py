@@ -37,6 +37,7 @@ class Running:
     def __init__(self, home: Home, ask: Ask, claimed: Claimed, start_response: StartResponse) -> None:
         self._home, self._ask, self._start_response = home, ask, start_response
         self.operation = Operation(home.core.home, home.store, ask.guarded.key, ask.stored, claimed)
+        self.operation.live = True
         self._line, self._pairs = "", list[tuple[str, str]]()
         self._status = 0
         self._headers: Headers = ()

@@ -274,7 +274,7 @@ def test_heartbeat_task_does_not_carry_the_operation_that_started_it():
         await guard.call("carried", lambda: guard.call("inner", work))
         assert guard.heartbeat._task is not None
         gc.collect()
-        left = [found for found in gc.get_objects() if isinstance(found, AsyncOperation)]
+        left = [found for found in gc.get_objects() if type(found) is AsyncOperation]
         assert "carried" not in [operation.key for operation in left]
 
     asyncio.run(main())

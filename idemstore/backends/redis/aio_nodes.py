@@ -121,7 +121,7 @@ class AsyncSingle:
                 last = failed.fault
             else:
                 if master is not None:
-                    self._sentinels.sort(key=lambda known: known != sentinel)
+                    self._sentinels = sorted(self._sentinels, key=lambda known: known != sentinel)
                     return master
         raise Failed(last) if last else final(unknown_service(self._service))
 

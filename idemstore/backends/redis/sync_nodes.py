@@ -124,7 +124,8 @@ class Single:
                 last = failed.fault
                 continue
             if master is not None:
-                self._sentinels.sort(key=lambda known: known != sentinel)
+                # A new list: one that is being sorted in place looks empty to other threads.
+                self._sentinels = sorted(self._sentinels, key=lambda known: known != sentinel)
                 return master
         raise Failed(last) if last else final(unknown_service(self._service))
 
