@@ -12,7 +12,7 @@ import functools
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
-from typing import ParamSpec, Self, TypeVar, assert_never, cast
+from typing import ParamSpec, Self, TypeVar, cast
 
 from idemstore.async_insist import async_insist, outlast, to_the_end
 from idemstore.async_keepalive import async_keepalive
@@ -23,7 +23,7 @@ from idemstore.errors import IdemstoreError, LeaseLostError
 from idemstore.guard_core import DOWN, UNFINISHED, GuardCore, log, unfinished
 from idemstore.keys import KeyLike, redact
 from idemstore.outcomes import DONE, Claimed, ClaimOutcome, SettleOutcome
-from idemstore.policy import Keep, LeaseLoss, Policy, Release, Retry, Verdict
+from idemstore.policy import Keep, LeaseLoss, Policy, Retry
 from idemstore.running import BaseOperation, Home, current, find
 
 P = ParamSpec("P")
@@ -114,7 +114,7 @@ class AsyncGuard(GuardCore[AsyncOperation]):
 
     async def give_back(self, key: KeyLike, stored: str, token: str, why: BaseException) -> None:
         """As ``Guard.give_back``."""
-        telling = self._telling(key, stored, token, Retry(), why)
+        telling = self.telling(self.store, key, stored, token, Retry(), why)
 
         async def tell() -> None:
             try:
@@ -161,7 +161,7 @@ class AsyncGuard(GuardCore[AsyncOperation]):
                 f"somebody else has taken over {redact(operation.stored)}: the function was cancelled half-way"
             ) from error
         verdict = self.policy.verdict(error, operation.attempt)
-        telling = self._telling(operation.key, operation.stored, operation.token, verdict, error)
+        telling = self.telling(self.store, operation.key, operation.stored, operation.token, verdict, error)
         until = beat.until if isinstance(verdict, Keep) else 0.0  # as in ``Guard._failed``
 
         async def tell() -> None:
@@ -171,21 +171,6 @@ class AsyncGuard(GuardCore[AsyncOperation]):
                 self.not_recorded(operation, error, trouble)
 
         await to_the_end(tell)
-
-    def _telling(self, key: KeyLike, stored: str, token: str, verdict: Verdict, error: BaseException) -> Telling:
-        """As ``Guard._telling``."""
-        store, kept = self.store, self.policy.failure_retention
-        match verdict:
-            case Release():
-                return lambda: store.release(key, token)
-            case Keep():
-                data = self.envelope.failure(error, stored)
-                return lambda: store.fail(key, token, data, retention=kept)
-            case Retry(after):
-                data = self.envelope.failure(error, stored)
-                return lambda: store.fail(key, token, data, retention=kept, retry_after=after)
-            case _:
-                assert_never(verdict)
 
     async def _run_unprotected(self, key: KeyLike, stored: str, token: str, fn: Callable[[], Awaitable[T]]) -> T:
         """As ``Guard._run_unprotected``."""

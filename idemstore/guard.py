@@ -10,7 +10,7 @@ End states, whatever happens (``docs/guard.md`` has the whole table):
 import functools
 from collections.abc import Callable
 from types import TracebackType
-from typing import ParamSpec, Self, TypeVar, assert_never, cast
+from typing import ParamSpec, Self, TypeVar, cast
 
 from idemstore.binding import FingerprintOf, KeyOf, ScopeOf
 from idemstore.codec.base import Codec
@@ -21,7 +21,7 @@ from idemstore.insist import insist
 from idemstore.keepalive import keepalive
 from idemstore.keys import KeyLike, redact
 from idemstore.outcomes import DONE, Claimed, ClaimOutcome, SettleOutcome
-from idemstore.policy import Keep, Policy, Release, Retry, Verdict
+from idemstore.policy import Keep, Policy, Retry
 from idemstore.running import Operation, current
 from idemstore.store import Store
 
@@ -80,7 +80,7 @@ class Guard(GuardCore[Operation]):
         to retry at once, not as a release, which would take the checkpoint of an earlier attempt with it.
         """
         try:
-            self._telling(key, stored, token, Retry(), why)()
+            self.telling(self.store, key, stored, token, Retry(), why)()
         except IdemstoreError as error:
             self.unsure.remember(stored, token)
             log.warning("the interrupted claim of %s could not be given back: %s", redact(stored), error)
@@ -120,7 +120,7 @@ class Guard(GuardCore[Operation]):
             return
         self.heartbeat.drop(beat)
         verdict = self.policy.verdict(error, running.attempt)
-        telling = self._telling(running.key, running.stored, running.token, verdict, error)
+        telling = self.telling(self.store, running.key, running.stored, running.token, verdict, error)
         # A final failure must not run again, so the store is told as it is told of a result. The others free the key
         # anyway when the lease ends.
         until = beat.until if isinstance(verdict, Keep) else 0.0
@@ -128,23 +128,6 @@ class Guard(GuardCore[Operation]):
             self.told_failure(running, error, verdict, insist(telling, until))
         except IdemstoreError as trouble:
             self.not_recorded(running, error, trouble)
-
-    def _telling(
-        self, key: KeyLike, stored: str, token: str, verdict: Verdict, error: BaseException
-    ) -> Callable[[], SettleOutcome]:
-        """What tells the store of a failure. Sealed once: told twice it must be the same to the byte."""
-        store, kept = self.store, self.policy.failure_retention
-        match verdict:
-            case Release():
-                return lambda: store.release(key, token)
-            case Keep():
-                data = self.envelope.failure(error, stored)
-                return lambda: store.fail(key, token, data, retention=kept)
-            case Retry(after):
-                data = self.envelope.failure(error, stored)
-                return lambda: store.fail(key, token, data, retention=kept, retry_after=after)
-            case _:
-                assert_never(verdict)
 
     def complete(self, running: Operation, value: T) -> T:
         """Record the result, trying until the lease would be over. An interruption while it is sealed, which may take

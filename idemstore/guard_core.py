@@ -48,13 +48,14 @@ from idemstore.outcomes import (
     Mismatch,
     SettleOutcome,
 )
-from idemstore.policy import Policy, StoreDown, Verdict
+from idemstore.policy import Keep, Policy, Release, Retry, StoreDown, Verdict
 from idemstore.running import BaseOperation, Home, current
 
 log: Final = logging.getLogger("idemstore.guard")
 
 T = TypeVar("T")
 Op = TypeVar("Op", bound=BaseOperation)
+A_co = TypeVar("A_co", covariant=True)
 
 MAX_UNSURE: Final = 10_000
 """Keys with claims that got no answer, whose tokens are remembered,"""
@@ -113,6 +114,26 @@ class Heartbeat(Protocol):
 
     def drop(self, beat: Beat) -> None:
         """Keep it no longer; may be repeated."""
+        ...
+
+
+class Settler(Protocol[A_co]):
+    """What a failure is told to: a store, whose answer is an outcome, or one to be awaited."""
+
+    def release(self, key: KeyLike, token: str) -> A_co:
+        """As ``Store.release``."""
+        ...
+
+    def fail(
+        self,
+        key: KeyLike,
+        token: str,
+        result: bytes,
+        *,
+        retention: Duration | None = ...,
+        retry_after: Duration | None = ...,
+    ) -> A_co:
+        """As ``Store.fail``."""
         ...
 
 
@@ -257,6 +278,23 @@ class GuardCore(Generic[Op]):
             raise LeaseLostError(
                 f"the lease of {redact(running.stored)} was lost before its function began: it did not run"
             )
+
+    def telling(
+        self, store: Settler[A_co], key: KeyLike, stored: str, token: str, verdict: Verdict, error: BaseException
+    ) -> Callable[[], A_co]:
+        """What tells the store of a failure. Sealed once: told twice it must be the same to the byte."""
+        kept = self.policy.failure_retention
+        match verdict:
+            case Release():
+                return lambda: store.release(key, token)
+            case Keep():
+                data = self.envelope.failure(error, stored)
+                return lambda: store.fail(key, token, data, retention=kept)
+            case Retry(after):
+                data = self.envelope.failure(error, stored)
+                return lambda: store.fail(key, token, data, retention=kept, retry_after=after)
+            case _:
+                assert_never(verdict)
 
     def told_failure(
         self, running: BaseOperation, error: BaseException, verdict: Verdict, answer: SettleOutcome

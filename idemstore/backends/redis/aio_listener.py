@@ -11,14 +11,13 @@ from idemstore.backends.redis.channels import (
     CONNECT_TIMEOUT,
     FIRST_PAUSE,
     HEALTH,
-    LAST_PAUSE,
     SEND_TIMEOUT,
     Channels,
     Refused,
+    pause_after,
 )
 from idemstore.backends.redis.errors import CLIENT_ERRORS
 from idemstore.backends.redis.faults import Failed
-from idemstore.backends.redis.sync_listener import log
 
 
 class AsyncRedisWatch:
@@ -81,8 +80,7 @@ class AsyncListener:
                 why = error
             else:
                 continue
-            pause = FIRST_PAUSE if time.monotonic() - started > HEALTH else min(pause * 2, LAST_PAUSE)
-            log.warning("the listener lost its connection, waiters poll; again in %.1f s: %s", pause, why)
+            pause = pause_after(why, pause, time.monotonic() - started)
             await asyncio.sleep(pause)
 
     async def _listen(self, line: AsyncLine) -> None:

@@ -4,12 +4,15 @@ A channel has the name of the key. Notifications are hints: a waiter that was wo
 for itself now and then. So whatever gets lost here costs time and nothing else.
 """
 
+import logging
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from idemstore.backends.redis.resp import pack
+
+log: Final = logging.getLogger("idemstore.redis")
 
 UNHEARD: Final = 2.0
 """Seconds until a waiter that hears nothing on a confirmed channel looks for itself, jittered."""
@@ -103,6 +106,15 @@ class Channels:
             wakes = tuple(self._wakes.get(channel, ()))
         for wake in wakes:
             wake()
+
+
+def pause_after(why: Exception, pause: float, lasted: float) -> float:
+    """Seconds until a listener that lost its connection tries again; logged. ``pause``: before the last try, which held
+    for ``lasted`` seconds.
+    """
+    pause = FIRST_PAUSE if lasted > HEALTH else min(pause * 2, LAST_PAUSE)
+    log.warning("the listener lost its connection, waiters poll; again in %.1f s: %s", pause, why)
+    return pause
 
 
 def _packed(word: bytes, channels: Sequence[bytes]) -> Iterator[bytes]:

@@ -1,7 +1,6 @@
 """The listener of a sync store: one connection and one daemon thread, while somebody waits and a little longer."""
 
 import contextlib
-import logging
 import selectors
 import socket
 import threading
@@ -13,17 +12,16 @@ from idemstore.backends.redis.channels import (
     CONNECT_TIMEOUT,
     FIRST_PAUSE,
     HEALTH,
-    LAST_PAUSE,
     SEND_TIMEOUT,
     Channels,
     Frames,
     Refused,
+    log,
+    pause_after,
 )
 from idemstore.backends.redis.errors import CLIENT_ERRORS
 from idemstore.backends.redis.faults import Failed
 from idemstore.backends.redis.sync_pool import Line
-
-log: Final = logging.getLogger("idemstore.redis")
 
 CLOSE_PATIENCE: Final = 1.0
 
@@ -123,8 +121,7 @@ class Listener:
                 why = error
             else:
                 continue
-            pause = FIRST_PAUSE if time.monotonic() - started > HEALTH else min(pause * 2, LAST_PAUSE)
-            log.warning("the listener lost its connection, waiters poll; again in %.1f s: %s", pause, why)
+            pause = pause_after(why, pause, time.monotonic() - started)
             self._closed.wait(pause)
 
     def _listen(self, line: Line, bell: socket.socket) -> None:
