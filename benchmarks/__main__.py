@@ -1,0 +1,143 @@
+"""Rerun everything: ``python -m benchmarks [--quick | --full] [--only NAME,...] [--list] [--output DIR]``.
+
+Each part runs in a process of its own, with a time limit, on servers that the test harness starts for it, and leaves
+one JSON file; then plots and the page of tables are made of all the JSON that is there. ``--page`` does that alone.
+"""
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+from benchmarks import plots, results
+from benchmarks.parts import PARTS, Part
+from idemstore.testing.servers import ServerUnavailable, start
+
+ROOT: Final = Path(__file__).parent.parent
+OUTPUT: Final = ROOT / "docs" / "benchmarks"
+CLI: Final = "bench"
+CLI_LIMIT: Final = {"quick": 120.0, "usual": 600.0, "full": 900.0}
+
+
+def arguments(given: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    found = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, formatter_class=_Formatter)
+    found.add_argument("--quick", action="store_true", help="few rounds: to see that it works")
+    found.add_argument("--full", action="store_true", help="up to ten million records")
+    found.add_argument("--only", metavar="NAME,...", help="these parts alone")
+    found.add_argument("--list", action="store_true", help="say what there is")
+    found.add_argument("--page", action="store_true", help="run nothing: plots and page of what is recorded")
+    found.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help="docs/benchmarks unless given")
+    return found.parse_args(given)
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the paragraphs."""
+
+
+def run(command: Sequence[str], limit: float) -> str | None:
+    """Run a program within a limit, and whatever it has started; why it failed, None if it did not."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
+    try:
+        code = process.wait(limit)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGINT)  # so that it stops its servers
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        return f"stopped after {limit:.0f} s"
+    except BaseException:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+        raise
+    return f"exit status {code}" if code else None
+
+
+def measure(part: Part, output: Path, speed: str) -> str | None:
+    """One part; why it failed, None if it did not."""
+    with ExitStack() as stack:
+        try:
+            url = stack.enter_context(start(part.server)).url if part.server else ""
+        except ServerUnavailable as error:
+            return str(error)
+        limit = part.quick_limit if speed == "quick" else part.limit
+        return run(part.command(str(output / f"{part.name}.json"), url, speed), limit)
+
+
+def measure_cli(output: Path, speed: str) -> str | None:
+    """``idemstore bench``, which writes its own report."""
+    bench = [sys.executable, "-m", "idemstore", CLI]
+    known = subprocess.run([*bench, "--help"], cwd=ROOT, capture_output=True, check=False)
+    if known.returncode:
+        return "this version has no `idemstore bench`"
+    target = output / CLI
+    shutil.rmtree(target, ignore_errors=True)
+    options = [word for word in ("--quick",) if speed == "quick" and word.encode() in known.stdout]
+    return run([*bench, *options, "--report", str(target)], CLI_LIMIT[speed])
+
+
+def names() -> list[str]:
+    """Of all parts."""
+    return [*(part.name for part in PARTS), CLI]
+
+
+def listing() -> str:
+    """What there is."""
+    rows = [(part.name, f"not here: {part.module}" if part.missing() else part.what) for part in PARTS]
+    rows.append((CLI, "`idemstore bench --report`, if this version has it"))
+    return "\n".join(f"{name:18}{what}" for name, what in rows)
+
+
+def write_page(output: Path) -> None:
+    """Plots and tables of all that is recorded."""
+    reports = results.read(output)
+    (output / "README.md").write_text(results.page(reports, plots.draw(reports, output)))
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """Run what was asked for; the number of parts that failed."""
+    options = arguments(given)
+    if options.list:
+        print(listing())
+        return 0
+    chosen = names() if options.only is None else options.only.split(",")
+    if unknown := set(chosen) - set(names()):
+        raise SystemExit(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(names())}")
+    output: Path = options.output.resolve()
+    output.mkdir(parents=True, exist_ok=True)
+    speed = "quick" if options.quick else "full" if options.full else "usual"
+    failures = {} if options.page else measure_all(chosen, output, speed)
+    write_page(output)
+    for name, why in failures.items():
+        print(f"{name}: {why}")
+    return len(failures)
+
+
+def measure_all(chosen: Sequence[str], output: Path, speed: str) -> dict[str, str]:
+    """Every part that was chosen and is there; what failed, and why."""
+    failures = {}
+    for name in names():
+        part = next((part for part in PARTS if part.name == name), None)
+        if name not in chosen or (part is not None and part.missing()):
+            continue
+        print(f"\n== {name}", flush=True)
+        began = time.monotonic()
+        why = measure_cli(output, speed) if part is None else measure(part, output, speed)
+        print(f"-- {name}: {why or 'done'}, {time.monotonic() - began:.0f} s", flush=True)
+        if why:
+            failures[name] = why
+    return failures
+
+
+if __name__ == "__main__":
+    sys.exit(main())
