@@ -85,9 +85,9 @@ def circumstances(report: Recorded) -> str:
     versions = ", ".join(f"{name} {text}" for name, text in report["versions"].items())
     return (
         f"`{report['command']}`, {report['date']}, {report['seconds']:.0f} s; {machine['cores']} cores of "
-        f"{machine['cpu']}, {machine['memory_gib']} GiB, {machine['system']}; load {load['before']} before, {load['after']} after; "
-        f"{python['implementation']} {python['version']} ({python['compiler']}, built {python['built']}, "
-        f"yardstick {python['yardstick_ms']} ms); {versions}."
+        f"{machine['cpu']}, {machine['memory_gib']} GiB, {machine['system']}; load {load['before']} before, "
+        f"{load['after']} after; {python['implementation']} {python['version']} ({python['compiler']}, "
+        f"built {python['built']}, yardstick {python['yardstick_ms']} ms); {versions}."
     )
 
 
