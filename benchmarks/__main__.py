@@ -10,20 +10,23 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
 from benchmarks import plots, results
+from benchmarks.common import Report
 from benchmarks.parts import PARTS, Part
 from idemstore.testing.servers import ServerUnavailable, start
 
 ROOT: Final = Path(__file__).parent.parent
 OUTPUT: Final = ROOT / "docs" / "benchmarks"
 CLI: Final = "bench"
-CLI_LIMIT: Final = {"quick": 120.0, "usual": 600.0, "full": 900.0}
+CLI_LIMIT: Final = {"quick": 90.0, "usual": 600.0, "full": 900.0}
+CLI_QUICK: Final = ("--seconds", "0.1", "--rounds", "1", "--concurrency", "1,16", "--scenario", "unique,replay")
 
 
 def arguments(given: Sequence[str] | None) -> argparse.Namespace:
@@ -42,10 +45,16 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
     """Keeps the paragraphs."""
 
 
-def run(command: Sequence[str], limit: float) -> str | None:
-    """Run a program within a limit, and whatever it has started; why it failed, None if it did not."""
+def run(command: Sequence[str], limit: float, text: list[str] | None = None) -> str | None:
+    """Run a program within a limit, and whatever it has started; why it failed, None if it did not. ``text``: where
+    its lines go, beside the terminal.
+    """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
+    pipe = None if text is None else subprocess.PIPE
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, stdout=pipe, text=True)
+    reader = threading.Thread(target=_collect, args=(process.stdout, text), daemon=True)
+    if process.stdout is not None:
+        reader.start()
     try:
         code = process.wait(limit)
     except subprocess.TimeoutExpired:
@@ -60,7 +69,16 @@ def run(command: Sequence[str], limit: float) -> str | None:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait()
         raise
+    if process.stdout is not None:
+        reader.join(5)
     return f"exit status {code}" if code else None
+
+
+def _collect(lines: Iterable[str], text: list[str]) -> None:
+    """Show what a program prints, and keep it."""
+    for line in lines:
+        print(line, end="", flush=True)
+        text.append(line.rstrip())
 
 
 def measure(part: Part, output: Path, speed: str) -> str | None:
@@ -71,7 +89,16 @@ def measure(part: Part, output: Path, speed: str) -> str | None:
         except ServerUnavailable as error:
             return str(error)
         limit = part.quick_limit if speed == "quick" else part.limit
-        return run(part.command(str(output / f"{part.name}.json"), url, speed), limit)
+        target = output / f"{part.name}.json"
+        command = part.command(str(target), url, speed)
+        if not part.plain:
+            return run(command, limit)
+        report = Report(part.name, part.what.capitalize())
+        why = run(command, limit, report.text)
+        report.command = ["python", *command[1:]]
+        if why is None:
+            report.write(target)
+        return why
 
 
 def measure_cli(output: Path, speed: str) -> str | None:
@@ -82,7 +109,7 @@ def measure_cli(output: Path, speed: str) -> str | None:
         return "this version has no `idemstore bench`"
     target = output / CLI
     shutil.rmtree(target, ignore_errors=True)
-    options = [word for word in ("--quick",) if speed == "quick" and word.encode() in known.stdout]
+    options = CLI_QUICK if speed == "quick" else ("--all",)
     return run([*bench, *options, "--report", str(target)], CLI_LIMIT[speed])
 
 

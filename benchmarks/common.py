@@ -141,6 +141,9 @@ class Report:
         self.part, self.title = part, title
         self.rows: list[Row] = []
         self.notes: list[str] = []
+        self.text: list[str] = []
+        """What a program that writes no rows has printed."""
+        self.command = ["python", "-m", f"benchmarks.{part}", *sys.argv[1:]]
         self.versions = versions(*packages)
         self.started = time.time()
         self.load = load()
@@ -157,11 +160,10 @@ class Report:
 
     def as_json(self) -> Mapping[str, object]:
         """All of it."""
-        command = ["python", "-m", f"benchmarks.{self.part}", *sys.argv[1:]]
         return {
             "part": self.part,
             "title": self.title,
-            "command": shlex.join(_without_paths(command)),
+            "command": shlex.join(_without_paths(self.command)),
             "date": datetime.fromtimestamp(self.started, UTC).isoformat(timespec="seconds"),
             "seconds": round(time.time() - self.started, 1),
             "load": {"before": self.load, "after": load()},
@@ -169,6 +171,7 @@ class Report:
             "python": interpreter(),
             "versions": self.versions,
             "notes": self.notes,
+            "text": self.text,
             "rows": self.rows,
         }
 

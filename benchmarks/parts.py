@@ -17,12 +17,14 @@ class Part(NamedTuple):
     server: str | None = None
     limit: float = 300
     quick_limit: float = 60
+    plain: bool = False
+    """Whether it only prints: its text is what is recorded."""
 
     def command(self, target: str, url: str, speed: str) -> list[str]:
         """How it is called."""
         extra = {"quick": self.quick, "full": self.full}.get(speed, ())
         given = [word.replace("{url}", url) for word in (*self.arguments, *extra)]
-        return [sys.executable, "-m", self.module, *given, "--json", target]
+        return [sys.executable, "-m", self.module, *given, *(() if self.plain else ("--json", target))]
 
     def missing(self) -> bool:
         """Whether the program is not there."""
@@ -63,7 +65,16 @@ PARTS: Final = (
         server="mongodb",
     ),
     Part("dynamodb_floor", "benchmarks.dynamodb_floor", "DynamoDB, against bare calls", quick=("--rounds", "60")),
-    Part("coalesce", "benchmarks.coalesce", "many callers, against as many bare writes", quick=("--quick",), limit=400),
+    Part(
+        "coalesce",
+        "benchmarks.coalesce",
+        "many callers, against as many bare writes",
+        ("--replays",),
+        ("--rounds", "1", "--cycles", "1000", "--callers", "1", "64"),
+        limit=500,
+        quick_limit=90,
+        plain=True,
+    ),
     Part(
         "peers",
         "benchmarks.peers",

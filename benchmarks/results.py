@@ -34,7 +34,7 @@ class Recorded(TypedDict):
     versions: Mapping[str, str]
     notes: Sequence[str]
     rows: Sequence[Row]
-    failed: NotRequired[str]
+    text: NotRequired[Sequence[str]]
 
 
 def read(directory: Path) -> list[Recorded]:
@@ -96,6 +96,8 @@ def section(report: Recorded, plots: Sequence[str]) -> str:
     pieces = [f"## {report['title']}", circumstances(report)]
     pieces += [f"![{name.removesuffix('.svg').replace('-', ' ')}]({name})" for name in plots]
     pieces += [markdown(rows) for rows in groups(report["rows"])]
+    if text := report.get("text"):
+        pieces.append("\n".join(["```", *text, "```"]))
     if report["notes"]:
         pieces.append("\n".join(f"- {note}" for note in report["notes"]))
     return "\n\n".join(pieces)

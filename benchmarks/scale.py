@@ -65,7 +65,7 @@ def places(family: str, report: Report) -> Iterator[tuple[Callable[[str], Place]
             yield lambda name: loaders.Sqlite(directory / f"{name}.db"), directory
             return
         server = stack.enter_context(start(family, settings=SETTINGS if family == "postgresql" else {}))
-        report.versions[family] = server.version + (" (an emulation)" if server.emulation else "")
+        report.versions[family + (" (emulation)" if server.emulation else "")] = server.version
         numbers = {"small": 1, "large": 2}
         makers: dict[str, Callable[[str], Place]] = {
             "redis": lambda name: loaders.Redis(server.url, numbers[name]),
@@ -226,10 +226,11 @@ def purge(report: Report, family: str, over: int, alone: float) -> None:
             seconds=took,
             live_before=before,
             live_lost=before + traffic.completed - after,
-            claim_p50_before_us=percentile(quiet, 0.5) * 1e6,
-            claim_p99_before_us=percentile(quiet, 0.99) * 1e6,
-            claim_p50_during_us=percentile(busy, 0.5) * 1e6,
-            claim_p99_during_us=percentile(busy, 0.99) * 1e6,
+            claim_p50_before_us=percentile(quiet, 0.5) * 1e6 if quiet else None,
+            claim_p99_before_us=percentile(quiet, 0.99) * 1e6 if quiet else None,
+            claim_p50_during_us=percentile(busy, 0.5) * 1e6 if busy else None,
+            claim_p99_during_us=percentile(busy, 0.99) * 1e6 if busy else None,
+            claims_before_per_s=len(quiet) / alone,
             claims_during_per_s=len(busy) / took,
         )
         place.store.close()
@@ -271,9 +272,10 @@ def main() -> None:
         try:
             grow(report, name, min(most, options.most or most))
             if name in PURGED and not options.no_purge:
-                purge(report, name, 10**4 if options.quick else 10**6, 0.5 if options.quick else 3.0)
+                purge(report, name, 10**5 if options.quick else 10**6, 0.5 if options.quick else 3.0)
         except ServerUnavailable as error:
             report.note(f"{name}: {error}")
+        report.write(options.json)
     verdict(report)
     report.write(options.json)
 

@@ -10,8 +10,10 @@ function runs, and what callers are told, is counted for every contender.
 import argparse
 import asyncio
 import importlib
+import logging
 import os
 import statistics
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -65,10 +67,10 @@ class Place(NamedTuple):
 PAIRS: Final = {
     "idemkit-redis": Pair("idemkit", "redis", "idemkit:redis", "async", Plan(400, 2048)),
     "idemkit-postgresql": Pair("idemkit", "postgresql", "idemkit:postgresql", "async", Plan(200, 1024)),
-    "idemkit-mongodb": Pair("idemkit", "mongodb", "idemkit:mongodb", "async", Plan(15, 64)),
     "idempotency-kit-redis": Pair("idempotency-kit", "redis", "idempotency_kit:on_redis", "async", Plan(400, 2048)),
     "powertools-redis": Pair("aws-lambda-powertools", "redis", "powertools:on_redis", "sync", Plan(400, 1024)),
     "powertools-dynamodb": Pair("aws-lambda-powertools", "dynamodb", "powertools:on_dynamodb", "sync", Plan(30, 192)),
+    "idemkit-mongodb": Pair("idemkit", "mongodb", "idemkit:mongodb", "async", Plan(15, 64)),
 }
 
 
@@ -110,13 +112,14 @@ class Duel:
     def __init__(self, pair: Pair, entries: Sequence[Entry], place: Place, runner: asyncio.Runner) -> None:
         self.pair, self.entries, self.place, self.runner = pair, entries, place, runner
 
-    def _open(self, stack: ExitStack, place: Place) -> dict[str, Contender]:
+    def _open(self, stack: ExitStack, place: Place, callers: int) -> dict[str, Contender]:
         """All contenders, warm."""
         found = {}
         for entry in self.entries:
             found[entry.name] = stack.enter_context(opened(entry, self._url(entry, place), self.runner))
             found[entry.name].run(keys(WARM_UP), 1)
-            found[entry.name].run(keys(2 * CALLERS[-1]), CALLERS[-1])
+            if callers > 1:
+                found[entry.name].run(keys(min(2 * callers, self.pair.plan.many // 2)), callers)
         return found
 
     def _url(self, entry: Entry, place: Place) -> str:
@@ -131,7 +134,7 @@ class Duel:
         figures = {entry.name: Figures() for entry in self.entries}
         count = self.pair.plan.alone if callers == 1 else self.pair.plan.many
         with ExitStack() as stack:
-            contenders = self._open(stack, self.place)
+            contenders = self._open(stack, self.place, callers)
             for _, name in turns(list(contenders), rounds):
                 chosen = keys(count)
                 figures[name].add("new key", contenders[name].run(chosen, callers))
@@ -141,11 +144,11 @@ class Duel:
     def trips(self, callers: int) -> dict[tuple[str, str], float]:
         """Round trips of one operation, through a proxy."""
         found = {}
-        count = 20 if callers == 1 else 4 * callers
+        count = 20 if callers == 1 else min(4 * callers, self.pair.plan.many)
         address = urlsplit(self.place.theirs)
         port = address.port or 0
         with Proxy(address.hostname or "", port) as proxy, ExitStack() as stack:
-            for name, contender in self._open(stack, self.place.through(proxy, port)).items():
+            for name, contender in self._open(stack, self.place.through(proxy, port), callers).items():
                 chosen = keys(count)
                 for what in ("new key", "replay"):
                     before = proxy.round_trips
@@ -157,7 +160,7 @@ class Duel:
         """Many callers of one key at once: how often the function ran for it at most, and what was raised."""
         found = {}
         with ExitStack() as stack:
-            for name, contender in self._open(stack, self.place).items():
+            for name, contender in self._open(stack, self.place, 1).items():
                 contender.job.most()
                 contender.job.seconds = 0.02
                 raised = Counter[str]()
@@ -172,7 +175,7 @@ def told(raised: Counter[str]) -> str:
     return ", ".join(f"{name} x{count}" for name, count in sorted(raised.items()))
 
 
-def measure(report: Report, pair: Pair, duel: Duel, rounds: int) -> None:
+def measure(report: Report, pair: Pair, server: str, duel: Duel, rounds: int) -> None:
     """All rows of a pair."""
     crowds = duel.crowds()
     for callers in CALLERS:
@@ -183,7 +186,7 @@ def measure(report: Report, pair: Pair, duel: Duel, rounds: int) -> None:
                 mine = figures[entry.name]
                 report.row(
                     library=pair.library,
-                    server=pair.server,
+                    server=server,
                     operation=what,
                     callers=callers,
                     contender=entry.name,
@@ -198,7 +201,7 @@ def measure(report: Report, pair: Pair, duel: Duel, rounds: int) -> None:
     for name, (most, raised) in crowds.items():
         report.row(
             library=pair.library,
-            server=pair.server,
+            server=server,
             operation="one key at once",
             callers=CROWD,
             contender=name,
@@ -220,11 +223,12 @@ def compare(report: Report, name: str, rounds: int) -> None:
     try:
         entries = [entry_of(pair), *(ours.ASYNC if pair.mode == "async" else ours.SYNC)]
         with start(pair.server) as server, asyncio.Runner() as runner:
-            report.versions[pair.server] = server.version + (" (an emulation)" if server.emulation else "")
+            label = pair.server + (" (emulation)" if server.emulation else "")
+            report.versions[label] = server.version
             where = place(pair.server, server.url)
             with idemstore.open(where.ours) as store:
                 store.migrate()
-            measure(report, pair, Duel(pair, entries, where, runner), rounds)
+            measure(report, pair, label, Duel(pair, entries, where, runner), rounds)
     except ModuleNotFoundError as error:
         report.note(f"{name}: {error.name} is not installed: python -m pip install --group peers")
     except ServerUnavailable as error:
@@ -249,9 +253,9 @@ def verdict(rows: Sequence[Row]) -> list[str]:
 def arguments() -> argparse.Namespace:
     """The command line."""
     found = parser(__doc__)
-    found.add_argument("--only", default=",".join(PAIRS), help="some of: " + ", ".join(PAIRS))
+    found.add_argument("--only", help="some of: " + ", ".join(PAIRS))
     found.add_argument("--rounds", type=int, default=5)
-    found.add_argument("--quick", action="store_true", help="two rounds")
+    found.add_argument("--quick", action="store_true", help="two rounds, without MongoDB's emulation")
     return found.parse_args()
 
 
@@ -260,10 +264,14 @@ def main() -> None:
     options = arguments()
     report = Report("peers", "Other libraries on the same servers", *PACKAGES)
     report.versions["aws-lambda-powertools"] = version("aws-lambda-powertools") or version("aws_lambda_powertools")
-    for name in options.only.split(","):
+    warnings.simplefilter("ignore")  # what libraries say of their defaults
+    logging.getLogger().addHandler(logging.NullHandler())  # what they raise is counted
+    chosen = [name for name in PAIRS if not (options.quick and name.endswith("-mongodb"))]
+    for name in options.only.split(",") if options.only else chosen:
         before = len(report.rows)
         compare(report, name, 2 if options.quick else options.rounds)
-        print(f"\n{name}\n{table(report.rows[before:])}")
+        print(f"\n{name}\n{table(report.rows[before:])}", flush=True)
+        report.write(options.json)
     for line in verdict(report.rows):
         report.note(line)
     report.write(options.json)
