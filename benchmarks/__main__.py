@@ -128,7 +128,10 @@ def listing() -> str:
 def write_page(output: Path) -> None:
     """Plots and tables of all that is recorded."""
     reports = results.read(output)
-    (output / "README.md").write_text(results.page(reports, plots.draw(reports, output)))
+    page = results.page(reports, plots.draw(reports, output))
+    if (output / CLI / "index.html").exists():
+        page += f"\n{results.CLI}"
+    (output / "README.md").write_text(page)
 
 
 def main(given: Sequence[str] | None = None) -> int:

@@ -9,14 +9,21 @@ from benchmarks.common import Row, Scalar, shown
 
 HEAD: Final = """# Benchmarks
 
-Measured by `python -m benchmarks`, which wrote this page; `python -m benchmarks --quick` takes a few minutes,
-`--list` says what there is, `--full` goes to ten million records. The other libraries come by
-`python -m pip install --group peers` (pip 25.1 or newer), the micro-benchmarks and plots by `--group bench`.
-All of it is in the repository, not in the package.
+Measured by `python -m benchmarks`, which wrote this page and the plots; `--quick` takes ten minutes, `--list` says what
+there is, `--only NAME,...` takes some, `--full` goes to ten million records. The other libraries come by
+`python -m pip install --group peers` (pip 25.1 or newer), micro-benchmarks and plots by `--group bench`. All of it is
+in the repository, not in the package.
 
 Ratios are taken between things that were measured in turns within one run, so that whatever else the machine does hits
 both alike; absolute figures are worth what the machine was worth at that moment (see *load*: programs that were
 running or wanted to, the last minute before and after).
+"""
+
+
+CLI: Final = """## The command line's own benchmark
+
+`idemstore bench --all`: every store beside the floor of its own client library, by scenario and number of callers:
+[the page](bench/index.html), [the figures](bench/results.json).
 """
 
 
