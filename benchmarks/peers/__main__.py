@@ -74,6 +74,15 @@ PAIRS: Final = {
 }
 
 
+SLOW: Final = {
+    "dynamodb": "DynamoDB Local answers a few hundred requests a second in all: with 64 callers it is the server that is "
+    "measured, for whoever sends as many requests",
+    "mongodb": "an emulation of MongoDB, whose time for a command goes with the number of documents: no figure of "
+    "MongoDB's; the loser of an upsert race may get no document, which idemkit takes for a failed store",
+}
+"""What else must be known of figures of a server."""
+
+
 def place(server: str, url: str) -> Place:
     """Where they meet."""
     match server:
@@ -92,10 +101,16 @@ class Figures:
     def __init__(self) -> None:
         self.rates: defaultdict[str, list[float]] = defaultdict(list)
         self.calls: defaultdict[str, list[float]] = defaultdict(list)
+        self.ran: dict[str, tuple[int, int]] = {}
+        """How often the function ran, for how many keys."""
+        self.most = 0
+        """How often it ran for the key for which it ran most, replays included."""
         self.raised: Counter[str] = Counter()
 
-    def add(self, what: str, timing: Timing) -> None:
+    def add(self, what: str, timing: Timing, ran: int) -> None:
         """One run."""
+        before, of = self.ran.get(what, (0, 0))
+        self.ran[what] = before + ran, of + len(timing.calls)
         self.rates[what].append(len(timing.calls) / timing.wall)
         self.calls[what].extend(timing.calls)
         self.raised += timing.raised
@@ -136,9 +151,12 @@ class Duel:
         with ExitStack() as stack:
             contenders = self._open(stack, self.place, callers)
             for _, name in turns(list(contenders), rounds):
-                chosen = keys(count)
-                figures[name].add("new key", contenders[name].run(chosen, callers))
-                figures[name].add("replay", contenders[name].run(chosen, callers))
+                chosen, contender, found = keys(count), contenders[name], figures[name]
+                contender.job.most()
+                found.add("new key", contender.run(chosen, callers), len(contender.job.ran))
+                first = len(contender.job.ran)
+                found.add("replay", contender.run(chosen, callers), len(contender.job.ran) - first)
+                found.most = max(found.most, contender.job.most())
         return figures
 
     def trips(self, callers: int) -> dict[tuple[str, str], float]:
@@ -196,6 +214,8 @@ def measure(report: Report, pair: Pair, server: str, duel: Duel, rounds: int) ->
                     p50_us=percentile(mine.calls[what], 0.5) * 1e6,
                     p99_us=percentile(mine.calls[what], 0.99) * 1e6,
                     round_trips=trips[entry.name, what],
+                    runs_per_operation=mine.ran[what][0] / mine.ran[what][1],
+                    most_runs_of_a_key=mine.most,
                     errors=told(mine.raised) or None,
                 )
     for name, (most, raised) in crowds.items():
@@ -229,6 +249,8 @@ def compare(report: Report, name: str, rounds: int) -> None:
             with idemstore.open(where.ours) as store:
                 store.migrate()
             measure(report, pair, label, Duel(pair, entries, where, runner), rounds)
+            if pair.server in SLOW:
+                report.note(f"{name}: {SLOW[pair.server]}")
     except ModuleNotFoundError as error:
         report.note(f"{name}: {error.name} is not installed: python -m pip install --group peers")
     except ServerUnavailable as error:
@@ -238,10 +260,13 @@ def compare(report: Report, name: str, rounds: int) -> None:
 
 
 def verdict(rows: Sequence[Row]) -> list[str]:
-    """The goals, against what was measured: 1.2 times at one caller, 3 times at 64."""
+    """The goals, against what was measured: 1.2 times at one caller, 3 times at 64. Beside a sync library, 64 callers
+    may also be tasks of an async store.
+    """
     lines = []
     for row in rows:
-        if row["contender"] != "idemstore guard" or row["operation"] != "new key":
+        fair = ("idemstore guard",) if row["callers"] == 1 else ("idemstore guard", "idemstore async guard")
+        if row["contender"] not in fair or row["operation"] != "new key":
             continue
         goal, found = (1.2 if row["callers"] == 1 else 3.0), float(str(row["ratio"]))
         holds = "reached" if found >= goal else "NOT reached"
