@@ -6,11 +6,13 @@ Backends by ``from_url`` and as async context managers, PostgreSQL's table by wh
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from idemkit import MethodConfig, MongoBackend, PostgresBackend, RedisBackend, idempotent
+from idemkit import DynamoBackend, MethodConfig, MongoBackend, PostgresBackend, RedisBackend, idempotent
 from idemkit.backends.base import IdempotencyBackend
 from idemkit.backends.postgres import init_pg
 
 from benchmarks.peers.contender import AMOUNT, AsyncCall, Job, Result
+from idemstore.testing.families.dynamodb import ACCESS, SECRET
+from idemstore.url import parse_url
 
 
 def guarded(backend: IdempotencyBackend, job: Job) -> AsyncCall:
@@ -42,4 +44,20 @@ async def postgresql(url: str, job: Job) -> AsyncIterator[AsyncCall]:
 async def mongodb(url: str, job: Job) -> AsyncIterator[AsyncCall]:
     """On MongoDB."""
     async with MongoBackend.from_url(url) as backend:
+        yield guarded(backend, job)
+
+
+@asynccontextmanager
+async def dynamodb(url: str, job: Job) -> AsyncIterator[AsyncCall]:
+    """On DynamoDB. (The README's ``DynamoBackend("idempotency_keys")`` is a TypeError: it takes keywords only.)"""
+    import aioboto3  # noqa: F401 - what is not installed is told of here, not inside the first call
+
+    parsed = parse_url(url)
+    backend = DynamoBackend.from_url(
+        f"http://{parsed.hosts[0].name}:{parsed.hosts[0].port}",
+        region_name=dict(parsed.query)["region"],
+        aws_access_key_id=ACCESS,
+        aws_secret_access_key=SECRET,
+    )
+    async with backend:
         yield guarded(backend, job)
