@@ -5,6 +5,7 @@ one JSON file; then plots and the page of tables are made of all the JSON that i
 """
 
 import argparse
+import json
 import os
 import shutil
 import signal
@@ -20,7 +21,7 @@ from typing import Final
 from benchmarks import plots, results
 from benchmarks.common import Report
 from benchmarks.parts import PARTS, Part
-from idemstore.testing.servers import ServerUnavailable, start
+from idemstore.testing.servers import Server, ServerUnavailable, start
 
 ROOT: Final = Path(__file__).parent.parent
 OUTPUT: Final = ROOT / "docs" / "benchmarks"
@@ -85,20 +86,31 @@ def measure(part: Part, output: Path, speed: str) -> str | None:
     """One part; why it failed, None if it did not."""
     with ExitStack() as stack:
         try:
-            url = stack.enter_context(start(part.server)).url if part.server else ""
+            server = stack.enter_context(start(part.server)) if part.server else None
         except ServerUnavailable as error:
             return str(error)
+        url = server.url if server else ""
         limit = part.quick_limit if speed == "quick" else part.limit
         target = output / f"{part.name}.json"
         command = part.command(str(target), url, speed)
         if not part.plain:
-            return run(command, limit)
+            why = run(command, limit)
+            if server is not None and why is None:
+                add_version(target, server)
+            return why
         report = Report(part.name, part.what.capitalize())
         why = run(command, limit, report.text)
         report.command = ["python", *command[1:]]
         if why is None:
             report.write(target)
         return why
+
+
+def add_version(target: Path, server: Server) -> None:
+    """Say which server it was, which the program does not know."""
+    found = json.loads(target.read_text())
+    found["versions"][server.name + (" (emulation)" if server.emulation else "")] = server.version
+    target.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def measure_cli(output: Path, speed: str) -> str | None:

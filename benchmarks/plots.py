@@ -46,7 +46,44 @@ def draw(reports: Sequence[Recorded], directory: Path) -> Mapping[str, list[str]
         painter = {"peers": peers, "scale": scale, "micro": micro}.get(report["part"])
         if painter is not None and report["rows"]:
             found[report["part"]] = painter(report["rows"], directory)
+    measured = [report for report in reports if report["part"].endswith("_floor")]
+    if measured:
+        found[measured[0]["part"]] = [floors(measured, directory)]
     return found
+
+
+def floors(reports: Sequence[Recorded], directory: Path) -> str:
+    """One caller, in units of the bare calls of the same client, measured in turns; 1 is as fast as those."""
+    from matplotlib.figure import Figure
+
+    found = {
+        f"{name_of(report)}: {floor_of(row)}": number(row, "ratio") or number(row, "bare_writes")
+        for report in reports
+        for row in report["rows"]
+        if number(row, "ratio") or number(row, "bare_writes") and row["operation"] != "bare write"
+    }
+    figure = Figure(figsize=(7, 0.6 + 0.2 * len(found)))
+    axes = figure.subplots()
+    held = axes.barh(list(found)[::-1], list(found.values())[::-1], color="#7fb3d9")
+    axes.bar_label(held, [f" {value:.2f}" for value in list(found.values())[::-1]], fontsize=7)
+    axes.axvline(1, color="#444", linewidth=0.6)
+    axes.set_title("time of one caller's call, in units of the bare calls of the same client", fontsize=9)
+    axes.tick_params(axis="y", labelsize=7)
+    axes.margins(x=0.1, y=0.01)
+    return save(figure, directory, "floors.svg")
+
+
+def name_of(report: Recorded) -> str:
+    """The family; said where its server is an emulation."""
+    family = report["part"].removesuffix("_floor")
+    return next((name for name in report["versions"] if name.startswith(f"{family} (")), family)
+
+
+def floor_of(row: Row) -> str:
+    """What a row of a floor program is about."""
+    names = [row.get(name) for name in ("server", "driver", "mode", "operation")]
+    floor = f"/ {row['floor']}" if row.get("floor") else ""
+    return " ".join(str(name) for name in (*names, floor) if name)
 
 
 def names_of(part: str, directory: Path) -> list[str]:
