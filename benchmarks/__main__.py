@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks import plots, results
-from benchmarks.common import Report
+from benchmarks.common import EMULATION, Report
 from benchmarks.parts import PARTS, Part
 from idemstore.testing.servers import Server, ServerUnavailable, start
 
@@ -109,7 +109,7 @@ def measure(part: Part, output: Path, speed: str) -> str | None:
 def add_version(target: Path, server: Server) -> None:
     """Say which server it was, which the program does not know."""
     found = json.loads(target.read_text())
-    found["versions"][server.name + (" (emulation)" if server.emulation else "")] = server.version
+    found["versions"][f"{server.name} server{EMULATION if server.emulation else ''}"] = server.version
     target.write_text(json.dumps(found, indent=1) + "\n")
 
 

@@ -27,6 +27,7 @@ Row = dict[str, Scalar]
 DIGITS: Final = 5
 """Significant digits that are recorded of a measurement."""
 YARDSTICK_TURNS: Final = 20_000
+EMULATION: Final = " (emulation)"
 
 
 def parser(text: str | None) -> argparse.ArgumentParser:
@@ -152,6 +153,10 @@ class Report:
         """Record one row."""
         self.rows.append({name: rounded(value) for name, value in columns.items()})
         return self.rows[-1]
+
+    def server(self, name: str, version: str, *, emulation: bool) -> None:
+        """Record which server it was."""
+        self.versions[f"{name} server{EMULATION if emulation else ''}"] = version
 
     def note(self, text: str) -> None:
         """Record, and print, what a reader must know."""

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from benchmarks.common import Row
+from benchmarks.common import EMULATION, Row
 from benchmarks.results import Recorded
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def floors(reports: Sequence[Recorded], directory: Path) -> str:
         f"{name_of(report)}: {floor_of(row)}": number(row, "ratio") or number(row, "bare_writes")
         for report in reports
         for row in report["rows"]
-        if number(row, "ratio") or number(row, "bare_writes") and row["operation"] != "bare write"
+        if row.get("operation") != "bare write" and (number(row, "ratio") or number(row, "bare_writes"))
     }
     figure = Figure(figsize=(7, 0.6 + 0.2 * len(found)))
     axes = figure.subplots()
@@ -76,7 +76,7 @@ def floors(reports: Sequence[Recorded], directory: Path) -> str:
 def name_of(report: Recorded) -> str:
     """The family; said where its server is an emulation."""
     family = report["part"].removesuffix("_floor")
-    return next((name for name in report["versions"] if name.startswith(f"{family} (")), family)
+    return family + (EMULATION if f"{family} server{EMULATION}" in report["versions"] else "")
 
 
 def floor_of(row: Row) -> str:

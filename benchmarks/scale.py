@@ -65,7 +65,7 @@ def places(family: str, report: Report) -> Iterator[tuple[Callable[[str], Place]
             yield lambda name: loaders.Sqlite(directory / f"{name}.db"), directory
             return
         server = stack.enter_context(start(family, settings=SETTINGS if family == "postgresql" else {}))
-        report.versions[family + (" (emulation)" if server.emulation else "")] = server.version
+        report.server(family, server.version, emulation=server.emulation)
         numbers = {"small": 1, "large": 2}
         makers: dict[str, Callable[[str], Place]] = {
             "redis": lambda name: loaders.Redis(server.url, numbers[name]),

@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 import idemstore
-from benchmarks.common import Report, Row, parser, percentile, ratio, table, turns, version
+from benchmarks.common import EMULATION, Report, Row, parser, percentile, ratio, table, turns, version
 from benchmarks.peers import ours
 from benchmarks.peers.contender import Contender, Entry, Timing, opened
 from idemstore.testing.families.dynamodb import url_of
@@ -253,8 +253,8 @@ def compare(report: Report, name: str, rounds: int) -> None:
     try:
         entries = [entry_of(pair), *(ours.ASYNC if pair.mode == "async" else ours.SYNC)]
         with start(pair.server) as server, asyncio.Runner() as runner:
-            label = pair.server + (" (emulation)" if server.emulation else "")
-            report.versions[label] = server.version
+            label = pair.server + (EMULATION if server.emulation else "")
+            report.server(pair.server, server.version, emulation=server.emulation)
             where = place(pair.server, server.url)
             with idemstore.open(where.ours) as store:
                 store.migrate()
