@@ -90,7 +90,7 @@ def measure(part: Part, output: Path, speed: str) -> str | None:
         except ServerUnavailable as error:
             return str(error)
         url = server.url if server else ""
-        limit = part.quick_limit if speed == "quick" else part.limit
+        limit = part.seconds(speed)
         target = output / f"{part.name}.json"
         command = part.command(str(target), url, speed)
         if not part.plain:

@@ -17,6 +17,7 @@ class Part(NamedTuple):
     server: str | None = None
     limit: float = 300
     quick_limit: float = 60
+    full_limit: float | None = None
     plain: bool = False
     """Whether it only prints: its text is what is recorded."""
 
@@ -25,6 +26,12 @@ class Part(NamedTuple):
         extra = {"quick": self.quick, "full": self.full}.get(speed, ())
         given = [word.replace("{url}", url) for word in (*self.arguments, *extra)]
         return [sys.executable, "-m", self.module, *given, *(() if self.plain else ("--json", target))]
+
+    def seconds(self, speed: str) -> float:
+        """How long it may take."""
+        if speed == "full" and self.full_limit is not None:
+            return self.full_limit
+        return self.quick_limit if speed == "quick" else self.limit
 
     def missing(self) -> bool:
         """Whether the program is not there."""
@@ -89,8 +96,9 @@ PARTS: Final = (
         "claims with many records present, and purge",
         quick=("--quick",),
         full=("--full",),
-        limit=1800,
-        quick_limit=100,
+        limit=700,
+        quick_limit=150,
+        full_limit=2400,
     ),
 )
 """In the order in which they run: short ones first."""

@@ -1,6 +1,7 @@
 """Run the micro-benchmarks and compare: ``python -m benchmarks.micro [--json FILE] [--against FILE]``.
 
-The least time of each counts: whatever else a machine does only adds to it. To compare machines, and Pythons, a time is
+The least time of each counts: whatever else a machine does only adds to it. (Counts of instructions would be steadier,
+but virtual machines rarely have the counters.) To compare machines, and Pythons, a time is
 also given in *units*: how long the same interpreter takes, at the same moment, for one turn of a fixed loop (a call, a
 tuple, a dict entry). What is recorded in docs/benchmarks/micro.json is compared in units. It never fails.
 """
