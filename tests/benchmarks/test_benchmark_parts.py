@@ -69,9 +69,9 @@ def test_a_failing_part_is_reported(tmp_path):
 
 
 def test_tables_are_aligned_by_what_they_hold():
-    """Text to the left, numbers to the right, units in the head, empty cells where a row has no such column."""
+    """Text to the left, numbers to the right, units in the head, empty cells, no empty columns."""
     rows: list[common.Row] = [
-        {"family": "redis", "claim_p99_us": 1234.5, "ratio": 1.25},
+        {"family": "redis", "claim_p99_us": 1234.5, "ratio": 1.25, "empty": None},
         {"family": "memory", "claim_p99_us": 0.0123, "ratio": None, "errors": "Busy | x2"},
     ]
     assert results.markdown(rows).splitlines() == [
