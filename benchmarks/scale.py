@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 
 import idemstore
 from benchmarks import loaders
-from benchmarks.common import Report, Row, parser, percentile, table
+from benchmarks.common import EMULATION, Report, Row, parser, percentile, table
 from benchmarks.loaders import FINGERPRINT, Place, key_of
 from idemstore import Claimed, Completed, Store
 from idemstore.testing.servers import ServerUnavailable, start
@@ -128,7 +128,9 @@ def compare(small: Place, large: Place, batches: Batches, count: int) -> Clock:
 
 def row(report: Report, family: str, records: int, clock: Clock, large: Place, seconds: float) -> Row:
     """One size."""
-    columns: Row = {"measured": "claims", "family": family, "records": records}
+    emulated = f"{family} server{EMULATION}" in report.versions
+    label = family + (EMULATION if emulated else "")
+    columns: Row = {"measured": "claims", "family": label, "records": records}
     for what in ("claim", "replay"):
         for share, name in ((0.5, "p50"), (0.99, "p99")):
             mine, small = (clock.microseconds(what, where, share) for where in ("large", "small"))
@@ -248,7 +250,7 @@ def verdict(report: Report) -> None:
         times = float(str(found["claim_p50_ratio"]))
         holds = "reached" if times <= GOAL else "NOT reached"
         report.note(f"{family}, {found['records']:,} records: a claim takes {times:.2f} times as long ({holds})")
-    if "mongodb" in largest:
+    if f"mongodb{EMULATION}" in largest:
         report.note(EMULATED)
 
 

@@ -1,12 +1,15 @@
 """Run the micro-benchmarks and compare: ``python -m benchmarks.micro [--json FILE] [--against FILE]``.
 
-The least time of each counts: whatever else a machine does only adds to it. (Counts of instructions would be steadier,
-but virtual machines rarely have the counters.) To compare machines, and Pythons, a time is
-also given in *units*: how long the same interpreter takes, at the same moment, for one turn of a fixed loop (a call, a
-tuple, a dict entry). What is recorded in docs/benchmarks/micro.json is compared in units. It never fails.
+*bytecodes*: how many instructions of the interpreter one call executes; the same on every machine, so any change is the
+program's, as long as the version of Python is the same. (What C functions do inside is not in it; counts of the
+processor's instructions would have it, but virtual machines rarely have the counters.) *least*: the least time, since
+whatever else a machine does only adds to it; and in *units*: how long the same interpreter takes, just before or after,
+for one turn of a fixed loop (a call, a tuple, a dict entry), by which machines and moments are compared, roughly.
+What is recorded in docs/benchmarks/micro.json is compared with. It never fails.
 """
 
 import json
+import platform
 import subprocess
 import sys
 import tempfile
@@ -14,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from benchmarks.common import YARDSTICK_TURNS, Report, Scalar, parser, table, version, yardstick
+from benchmarks.common import YARDSTICK_TURNS, Report, Row, Scalar, parser, table, version
 
 HERE: Final = Path(__file__).parent
 RECORDED: Final = HERE.parent.parent / "docs" / "benchmarks" / "micro.json"
@@ -29,12 +32,23 @@ def run(target: Path) -> None:
     subprocess.run([*command, *limits, f"--benchmark-json={target}", str(HERE)], check=True, stdout=subprocess.DEVNULL)
 
 
-def recorded(path: Path) -> Mapping[str, float]:
-    """Units by name; empty where nothing was recorded."""
+def recorded(path: Path) -> tuple[str, Mapping[str, Mapping[str, Scalar]]]:
+    """Version of Python, and rows by name; none where nothing was recorded."""
     if not path.exists():
-        return {}
-    rows: list[dict[str, Scalar]] = json.loads(path.read_text())["rows"]
-    return {str(row["benchmark"]): float(str(row["units"])) for row in rows}
+        return "", {}
+    found = json.loads(path.read_text())
+    return minor(found["python"]["version"]), {row["benchmark"]: row for row in found["rows"]}
+
+
+def minor(python: str) -> str:
+    """Of 3.11.2, 3.11."""
+    return ".".join(python.split(".")[:2])
+
+
+def change(row: Row, before: Mapping[str, Scalar], column: str) -> int | None:
+    """In percent."""
+    old, new = before.get(column), row[column]
+    return round((new / old - 1) * 100) if isinstance(old, int | float) and isinstance(new, int | float) else None
 
 
 def name_of(node: str) -> str:
@@ -51,21 +65,26 @@ def main() -> None:
     if version("pytest-benchmark") is None:
         print("pytest-benchmark is not installed: python -m pip install --group bench-micro")
         return
-    report, before = Report("micro", "The pure parts, each by itself", "pytest-benchmark"), recorded(options.against)
+    report, (python, before) = (
+        Report("micro", "The pure parts, each by itself", "pytest-benchmark"),
+        recorded(options.against),
+    )
     with tempfile.TemporaryDirectory(prefix="idemstore-micro-") as directory:
         target = Path(directory) / "micro.json"
-        first = yardstick()
         run(target)
-        unit = min(first, yardstick()) / YARDSTICK_TURNS
         measured = json.loads(target.read_text())["benchmarks"]
+    printed = []
     for benchmark in measured:
-        name, least = name_of(benchmark["name"]), float(benchmark["stats"]["min"])
-        units = least / unit
-        change = round((units / before[name] - 1) * 100) if name in before else None
-        report.row(benchmark=name, least_us=least * 1e6, units=units, change_percent=change)
-    print(table(report.rows))
+        name, least, extra = name_of(benchmark["name"]), float(benchmark["stats"]["min"]), benchmark["extra_info"]
+        units = least / (extra["yardstick"] / YARDSTICK_TURNS)
+        row = report.row(benchmark=name, bytecodes=extra["bytecodes"], least_us=least * 1e6, units=units)
+        old = before.get(name, {})
+        same = python == minor(platform.python_version())
+        changed: Row = {"bytecodes_change_percent": change(row, old, "bytecodes") if same else None}
+        printed.append({**row, **changed, "units_change_percent": change(row, old, "units")})
+    print(table(printed))
     if not before:
-        report.note("nothing recorded to compare with")
+        print("nothing recorded to compare with")
     report.write(options.json)
 
 

@@ -1,10 +1,14 @@
 """Benchmarks of pytest-benchmark. Each checks once that what it measures gives the right answer."""
 
+import sys
 from collections.abc import Callable
+from types import FrameType
+from typing import Any, ParamSpec, TypeVar
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from benchmarks.common import yardstick
 from benchmarks.micro.replies import FAMILIES, FINGERPRINT, KEY, LARGEST, READING, RESULT, TOKEN
 from idemstore.backends.dynamodb.messages import Request
 from idemstore.exchange import Exchange
@@ -29,11 +33,44 @@ STEPS = {
 }
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def measured(benchmark: BenchmarkFixture, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Time it; and note how fast the interpreter was just before and after, and how many instructions it executes."""
+    call(*args, **kwargs)  # what is only made once, is there now
+    benchmark.extra_info["bytecodes"] = bytecodes(lambda: call(*args, **kwargs))
+    before = yardstick()
+    found: T = benchmark(call, *args, **kwargs)
+    benchmark.extra_info["yardstick"] = min(before, yardstick())
+    return found
+
+
+def bytecodes(call: Callable[[], object]) -> int:
+    """Instructions of the interpreter that a call executes: the same on every machine, for one version of Python."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, argument: Any) -> object:  # noqa: ANN401 - as sys.settrace has it
+        nonlocal count
+        frame.f_trace_opcodes = True
+        count += event == "opcode"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+    return count
+
+
 @pytest.mark.parametrize("name", STEPS)
 def test_step(benchmark: BenchmarkFixture, name: str) -> None:
     """One step of the machine."""
     record, event, expected = STEPS[name]
-    _, outcome = benchmark(step, record, event, NOW + 2)
+    _, outcome = measured(benchmark, step, record, event, NOW + 2)
     assert isinstance(outcome, expected)
 
 
@@ -66,16 +103,16 @@ def ask(family: str, event: Event) -> Callable[[], object]:
 )
 def test_dialect(benchmark: BenchmarkFixture, family: str, name: str, event: Event, expected: type) -> None:
     """A dialect: build the request and read the reply."""
-    assert isinstance(benchmark(ask(family, event)), expected), name
+    assert isinstance(measured(benchmark, ask(family, event)), expected), name
 
 
 @pytest.mark.parametrize("key", [KEY, ("tenant-7", "orders", KEY), "größe:%"], ids=["plain", "scoped", "escaped"])
 def test_key(benchmark: BenchmarkFixture, key: str | tuple[str, ...]) -> None:
     """The encoding of a key."""
-    assert benchmark(encode_key, key, LARGEST)
+    assert measured(benchmark, encode_key, key, LARGEST)
 
 
 @pytest.mark.parametrize("payload", [bytes(1000), PAYLOAD], ids=["1 kB of bytes", "JSON"])
 def test_fingerprint(benchmark: BenchmarkFixture, payload: bytes) -> None:
     """The digest of a payload."""
-    assert len(benchmark(fingerprint, payload)) == len(FINGERPRINT)
+    assert len(measured(benchmark, fingerprint, payload)) == len(FINGERPRINT)
