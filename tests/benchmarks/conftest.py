@@ -6,4 +6,4 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 
 collect_ignore_glob = [] if (ROOT / "benchmarks").exists() else ["*"]
-sys.path.insert(0, str(ROOT))
+sys.path.append(str(ROOT))  # behind all else: the package under test may be an installed one
