@@ -11,7 +11,6 @@ import asyncio
 import functools
 import importlib
 import inspect
-import json
 import os
 import socket
 import sys
@@ -19,20 +18,9 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import NoReturn
 
+from e2e_outside import ask
+
 from idemstore.http import presets
-
-
-def outside(name: str, arguments: list[str]) -> None:
-    """Ask the test; it may take its time."""
-    with socket.socket(socket.AF_UNIX) as end:
-        end.connect(os.environ["E2E_WORLD"])
-        end.sendall(json.dumps({"name": name, "arguments": arguments, "pid": os.getpid()}).encode() + b"\n")
-        with end.makefile() as answers:
-            order = json.loads(answers.readline())
-    if order.get("crash"):
-        raise RuntimeError("the outside world broke")
-    if "status" in order:
-        refuse(order["status"])
 
 
 def refuse(status: int) -> NoReturn:
@@ -51,7 +39,11 @@ def replaced(module: ModuleType, name: str) -> Callable[..., object]:
     plain = getattr(module, name)
 
     def told(*arguments: object) -> None:
-        outside(name, [str(one) for one in arguments])
+        order = ask(name, *arguments)
+        if order.get("crash"):
+            raise RuntimeError("the outside world broke")
+        if "status" in order:
+            refuse(order["status"])
 
     async def told_async(*arguments: object) -> None:
         await asyncio.to_thread(told, *arguments)

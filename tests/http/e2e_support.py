@@ -35,6 +35,7 @@ from idemstore.http import HttpPolicy, single_tenant
 from idemstore.keys import encode_key
 from idemstore.outcomes import Completed, Failed
 from idemstore.testing.proxy import Proxy
+from idemstore.testing.servers.keeper import keeper
 from idemstore.testing.subject import Subject
 
 EXAMPLES = Path(__file__).parent.parent.parent / "docs" / "examples"
@@ -95,6 +96,7 @@ class World:
         self._lock = threading.Lock()
         self._calls: list[Call] = []
         self._next: queue.SimpleQueue[Order | Gate] = queue.SimpleQueue()
+        self._gates: dict[str, Gate] = {}
         world = self
 
         class Handler(socketserver.StreamRequestHandler):
@@ -115,7 +117,7 @@ class World:
         """An execution is here: count it, and say how it goes on."""
         with self._lock:
             self._calls.append(call)
-            coming = GO_ON if self._next.empty() else self._next.get()
+            coming = self._gates.pop(call.name, None) or (GO_ON if self._next.empty() else self._next.get())
         return coming.pass_through(call) if isinstance(coming, Gate) else coming
 
     def order(self, *orders: Order) -> None:
@@ -133,6 +135,15 @@ class World:
         finally:
             gate.go()
 
+    @contextmanager
+    def hold_at(self, name: str) -> Iterator[Gate]:
+        """As ``hold``, for the next call of this name."""
+        gate = self._gates[name] = Gate()
+        try:
+            yield gate
+        finally:
+            gate.go()
+
     @property
     def calls(self) -> list[Call]:
         """The executions so far."""
@@ -143,6 +154,7 @@ class World:
         """Forget them, and what was ordered."""
         with self._lock:
             self._calls.clear()
+            self._gates.clear()
             while not self._next.empty():
                 self._next.get()
 
@@ -198,6 +210,7 @@ class Server:
                 pass_fds=[self._listener.fileno()],
                 start_new_session=True,
             )
+        keeper().started(self._process.pid, signal.SIGTERM, self.kill)
         until = time.monotonic() + PATIENCE
         while True:
             try:
@@ -213,6 +226,7 @@ class Server:
         assert self._process is not None
         self.tell(signal.SIGKILL)
         self._process.wait(PATIENCE)
+        keeper().ended(self._process.pid)
 
     def tell(self, number: int) -> None:
         """A signal to every process of the group that was made at the start."""
@@ -251,8 +265,12 @@ class Server:
         except subprocess.TimeoutExpired:
             return None
         finally:
-            self.tell(signal.SIGKILL)
-            self._process.wait(PATIENCE)
+            self.kill()
+
+
+def compact(body: object) -> str:
+    """JSON as httpx writes it: another payload has other bytes."""
+    return json.dumps(body, separators=(",", ":"))
 
 
 def through(url: str) -> tuple[str, Proxy | None]:
@@ -328,9 +346,17 @@ class App:
         """A POST whose headers nobody has tidied up: httpx refuses to send blanks around a value."""
         to = self.server.client.base_url
         with closing(http.client.HTTPConnection(to.host, to.port, timeout=PATIENCE)) as connection:
-            connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json", **headers})
+            connection.request("POST", path, compact(body), {"Content-Type": "application/json", **headers})
             answer = connection.getresponse()
             return httpx.Response(answer.status, headers=answer.getheaders(), content=answer.read())
+
+    @contextmanager
+    def leaving(self, headers: Mapping[str, str], path: str, body: object) -> Iterator[None]:
+        """A POST whose client goes away at the end, without having read an answer."""
+        to = self.server.client.base_url
+        with closing(http.client.HTTPConnection(to.host, to.port, timeout=PATIENCE)) as connection:
+            connection.request("POST", path, compact(body), {"Content-Type": "application/json", **headers})
+            yield
 
     def get(self, scope: tuple[str, ...], key: str) -> Snapshot | None:
         """The record of a client's key."""

@@ -82,7 +82,7 @@ def test_a_client_that_leaves_does_not_stop_the_work(app: App):
     """The application would give up at once if it heard of it; the retry gets its answer."""
     key = new_key()
     with ThreadPoolExecutor(1) as pool, app.world.hold() as gate:
-        first = pool.submit(post, app.server.client, key, timeout=0.3)
+        first = pool.submit(post, app.server.client, key, timeout=0.5)
         gate.begun()
         with pytest.raises(httpx.ReadTimeout):
             first.result(60)
@@ -101,7 +101,7 @@ def test_without_a_key_the_application_hears_that_its_client_has_left(app: App):
     """What the test before would see if nobody kept it from the application."""
     size = app.server.log.stat().st_size
     with ThreadPoolExecutor(1) as pool, app.world.hold() as gate:
-        first = pool.submit(post, app.server.client, None, timeout=0.3)
+        first = pool.submit(post, app.server.client, None, timeout=0.5)
         gate.begun()
         with pytest.raises(httpx.ReadTimeout):
             first.result(60)
