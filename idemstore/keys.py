@@ -17,6 +17,13 @@ KeyLike = str | tuple[str, ...]
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 """What a fingerprint can be taken of, beside bytes."""
 
+
+class StoredKey(str):
+    """A key as ``encode_key`` gave it: not encoded again by whoever is handed it. Not for what a caller sends."""
+
+    __slots__ = ()
+
+
 _MAX_DEPTH: Final = 200
 _MAX_EXACT: Final = 2**53
 _MAX_BITS: Final = 13_000
@@ -28,10 +35,14 @@ def encode_key(key: KeyLike, max_bytes: int) -> str:
     Parts are joined by ``:``; a ``:`` or ``%`` inside a part is percent-escaped, so different parts never give the same
     stored key and a plain key is stored as it is. Nothing is normalised: keys are equal when their bytes are.
     """
-    plain = type(key) is str and key.isascii() and key.isprintable() and ":" not in key and "%" not in key
-    if plain and 0 < len(key) <= max_bytes:
-        return cast("str", key)  # most keys, in a fraction of the time
-    if isinstance(key, str):
+    if type(key) is StoredKey and key.isascii() and len(key) <= max_bytes:
+        return str(key)
+    quick = _plain(key)
+    if quick is not None and 0 < len(quick) <= max_bytes:
+        return quick  # most keys, in a fraction of the time
+    if isinstance(key, StoredKey):
+        stored = str(key)
+    elif isinstance(key, str):
         stored = _escape(key)
     elif isinstance(key, tuple) and key:
         stored = ":".join(map(_escape, key))
@@ -47,6 +58,25 @@ def encode_key(key: KeyLike, max_bytes: int) -> str:
             "send a shorter key, or a digest of it"
         )
     return stored
+
+
+def _plain(key: KeyLike) -> str | None:
+    """A key in which there is nothing to escape and nothing to object to but its length; None: look closer."""
+    kind = type(key)
+    if kind is tuple:
+        if "" in key:
+            return None
+        try:
+            text = ":".join(key)
+        except TypeError:
+            return None  # a part is no str
+        colons = len(key) - 1
+    elif kind is str:
+        text, colons = cast("str", key), 0
+    else:
+        return None
+    plain = text.isascii() and text.isprintable() and "%" not in text and text.count(":") == colons
+    return text if plain else None
 
 
 def _escape(part: str) -> str:

@@ -48,8 +48,11 @@ class Request(NamedTuple):
 
     def header(self, name: str) -> str | None:
         """The first value of a header, or None."""
-        found = values(self.headers, name.lower())
-        return found[0] if found else None
+        wanted = name.lower()
+        for found, value in self.headers:
+            if found == wanted:
+                return value
+        return None
 
     @property
     def operation(self) -> str:
@@ -71,5 +74,8 @@ class Response(NamedTuple):
 
     def header(self, name: str) -> str | None:
         """The first value of a header, or None."""
-        found = values(self.headers, name.lower())
-        return found[0] if found else None
+        wanted = name.lower()
+        for found, value in self.headers:
+            if found == wanted:
+                return value
+        return None

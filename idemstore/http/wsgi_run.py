@@ -166,7 +166,7 @@ class Running:
         """Complete, fail or release."""
         self._settled = True
         home, ask, beat = self._home, self._ask, self.operation.beat
-        store, key, token = home.store, ask.guarded.key, ask.token
+        store, key, token = home.store, ask.stored, ask.token
         fate, data, kept = home.policy.settle(status, headers, parts, ask.guarded, home.core.limit)
         self._parts = None
         self._quiet()

@@ -18,6 +18,7 @@ from idemstore.http.choices import (
     Fate,
     LargeRequest,
     OnMismatch,
+    body_fingerprint,
     json_fingerprint,
     keep_but,
     keep_client_errors,
@@ -173,6 +174,16 @@ def test_what_a_payload_is():
     assert guarded(by_value, b"[" * 100_000, json_request).fingerprint != one
     assert guarded(replace(POLICY, fingerprint=None)).fingerprint is None
     assert guarded(replace(POLICY, fingerprint=lambda request: b"mine")).fingerprint == b"mine"
+
+
+def test_fingerprints_of_requests_never_change():
+    """They are stored: these digests stand for ever."""
+    made = request(path="/o:1", **{"content-length": "9"})._replace(query="a=b")
+    for body, truncated, digest in (
+        (b"{}", False, "2801ca1656e8cea70e3d79eea4b408057b52d96473be0c5448254afd7487d713"),
+        (b"x" * 5000, True, "4d247dbfae84771fe7abaefa32b5e1c4f90beab426d8b290a3770a013935e345"),
+    ):
+        assert body_fingerprint(made._replace(body=body, truncated=truncated)).hex() == digest
 
 
 def test_the_body_is_read_only_where_payloads_are_compared():
