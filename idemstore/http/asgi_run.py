@@ -15,7 +15,7 @@ from idemstore.errors import IdemstoreError, StoreUnavailable
 from idemstore.http.asgi_types import AsgiApp, Incoming, Message, Scope, Send, send_response
 from idemstore.http.choices import Fate
 from idemstore.http.core import Ask, HttpCore, log
-from idemstore.http.facts import Headers
+from idemstore.http.facts import Headers, read_length
 from idemstore.http.plans import Settlement
 from idemstore.http.policy import HttpPolicy
 from idemstore.keys import redact
@@ -217,7 +217,7 @@ class Running:
         )
         for name, value in headers:
             if name == "content-length":
-                self._declared = int(value) if value.isascii() and value.isdigit() else None
+                self._declared = read_length(value)
 
     async def _part(self, message: Message) -> None:
         """A part of the body."""

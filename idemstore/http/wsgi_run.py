@@ -7,7 +7,7 @@ from typing import Protocol, Self
 from idemstore.errors import IdemstoreError
 from idemstore.http.choices import Fate
 from idemstore.http.core import OPERATION, Ask, HttpCore, log
-from idemstore.http.facts import Headers
+from idemstore.http.facts import Headers, read_length
 from idemstore.http.policy import HttpPolicy
 from idemstore.http.wsgi_types import Environ, ExcInfo, StartResponse, WsgiApp, send_response
 from idemstore.insist import insist
@@ -74,8 +74,8 @@ class Running:
         self._headers = tuple([(name.lower(), value) for name, value in headers])
         self._declared = None
         for name, value in self._headers:
-            if name == "content-length" and value.isascii() and value.isdigit():
-                self._declared = int(value)
+            if name == "content-length":
+                self._declared = read_length(value)
         return self._written
 
     def _written(self, data: bytes) -> None:

@@ -26,7 +26,7 @@ from idemstore.http.choices import (
     keep_success,
     single_tenant,
 )
-from idemstore.http.facts import Request, Response, make_headers
+from idemstore.http.facts import Request, Response, make_headers, read_length
 from idemstore.http.plans import PASS, Answer, Guarded, Keyed, Replay, Run
 from idemstore.http.policy import HttpPolicy
 from idemstore.http.problems import TITLES, Problem
@@ -387,3 +387,18 @@ def test_a_policy_that_no_request_could_use_is_refused(wrong: dict[str, object])
     """When it is made, not when it is needed."""
     with pytest.raises((ConfigurationError, InvalidInput)):
         replace(POLICY, **wrong)
+
+
+def test_a_blank_header_names_nobody():
+    """A scope that reads it passes through, and does not answer that the server is misconfigured."""
+    policy = HttpPolicy(scope=lambda request: request.header("X-Account"))
+    for value in ("", " ", "\t "):
+        made = request(**{"x-account": value, "idempotency-key": "k"})
+        assert made.header("x-account") is None
+        assert policy.plan(made) is PASS
+
+
+def test_lengths_that_are_none():
+    """A length of thousands of digits is a large one, not an error; other digits than ASCII are none."""
+    assert [read_length(text) for text in ("12", "", "-1", "\xb2", "1_0", " 1")] == [12, *[None] * 5]
+    assert read_length("9" * 5000) == 10**18
