@@ -15,7 +15,7 @@ import idemstore
 from idemstore.bench.crew import Crew
 from idemstore.bench.figures import Figures, Round, Row, merged, ratio, violations
 from idemstore.bench.orders import Forgotten, Hello, Order, Sample
-from idemstore.bench.plan import Cell, Mode, Plan, Who
+from idemstore.bench.plan import TITLES, Cell, Mode, Plan, Who, callers
 from idemstore.bench.targets import Candidate, LeftOut, Target, reached
 from idemstore.errors import IdemstoreError, UnsupportedMode
 
@@ -48,6 +48,8 @@ class Run:
     """Targets that broke off in the middle, and why."""
     leftovers: dict[str, int] = field(default_factory=dict)
     """How many records of a target that is not the harness's stay until they expire, at most."""
+    uncleaned: list[str] = field(default_factory=list)
+    """Where nothing was deleted, since the run broke off."""
     interrupted: bool = False
 
     @property
@@ -99,7 +101,7 @@ class Conductor:
         pairs = len(self.plan.cells) * self.plan.rounds
         self._view.doing(f"{candidate.name}: getting ready")
         try:
-            with reached(candidate, self.plan.latency) as target:
+            with reached(candidate, self.plan.latency, self.plan.processes) as target:
                 self._target(target, own=candidate.url is None)
         except LeftOut as error:
             self.run.left_out.append((candidate.name, str(error)))
@@ -111,7 +113,7 @@ class Conductor:
         server = target.server
         if target.floor is not None:
             version = target.floor.prepare(target.direct_url, self.run.run)
-            server = server or version
+            server = server if target.emulation or not version else version
         try:
             self.run.subjects.append(
                 Subject(
@@ -139,7 +141,7 @@ class Conductor:
             self._view.skip(len(cells) * self.plan.rounds)
             return
         rows = [Row(target.name, cell) for cell in cells]
-        taken = 0
+        taken, cleaned = 0, own
         try:
             with Crew(self._hellos(target, mode)) as crew:
                 for number in range(1, self.plan.rounds + 1):
@@ -148,12 +150,15 @@ class Conductor:
                         taken += 1
                 if not own:
                     self._clean(target, crew)
+                    cleaned = True
         except IdemstoreError as error:
             self.run.broken.append((f"{target.name} {mode}", str(error)))
             self._view.note("red", f"{target.name}, {mode}, broke off: {error}")
             self._view.skip(len(cells) * self.plan.rounds - taken)
         finally:
             self.run.rows += [row for row in rows if row.rounds]
+            if not cleaned:
+                self.run.uncleaned.append(f"{target.name} {mode}")
 
     def _hellos(self, target: Target, mode: Mode) -> list[Hello]:
         """The first words to the workers."""
@@ -164,7 +169,7 @@ class Conductor:
 
     def _round(self, target: Target, crew: Crew, row: Row, number: int) -> None:
         """Store and floor, one after the other; who is first changes from round to round."""
-        self._view.doing(f"{target.name} {row.cell.mode}, {row.cell.scenario}, {row.cell.callers} callers")
+        self._view.doing(f"{target.name} {row.cell.mode}, {TITLES[row.cell.scenario]}, {callers(row.cell.callers)}")
         both: tuple[Who, ...] = ("store", "floor") if number % 2 else ("floor", "store")
         sides = both if target.floor is not None else ("store",)
         found: dict[Who, Figures] = {}

@@ -5,11 +5,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import Final
 
 from idemstore.bench.orders import Sample
 from idemstore.bench.plan import Cell
 
-SHOWN_WRONG = 20
+KEPT_WRONG: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,7 @@ def violations(samples: Sequence[Sample]) -> list[str]:
     found = [f"{key}: {claims[key]} Claimed" for key in sorted(claims) if claims[key] > 1]
     found += [f"{key}: 0 Claimed" for key in sorted(claims) if claims[key] == 0 and key not in doubtful]
     found += [line for sample in samples for line in sample.wrong]
-    return found[:SHOWN_WRONG]
+    return list(dict.fromkeys(found))[:KEPT_WRONG]
 
 
 def ratio(store: Figures, floor: Figures | None) -> float | None:

@@ -128,3 +128,8 @@ def read_modes(text: str) -> tuple[Mode, ...]:
     if text == "async":
         return ("async",)
     raise InvalidInput(f"--mode {text}: it is sync, async or both")
+
+
+def callers(count: int) -> str:
+    """So many, in words."""
+    return f"{count} caller" if count == 1 else f"{count} callers"

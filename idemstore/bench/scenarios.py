@@ -116,9 +116,10 @@ class StoreWork:
 
     def finish(self, job: Job, number: int) -> Caller:
         """The holder completes."""
-        token = self._tokens.pop(job.key(number), None)
+        token = self._tokens.get(job.key(number))
         if token is not None:
             yield from self._settle(job, job.key(number), token, job.small)
+            del self._tokens[job.key(number)]
 
     def follow(self, job: Job, number: int) -> Caller:
         """A waiter gets the result; one that waits in vain (the holder's completion got lost) has an error."""

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from idemstore.bench.figures import Row
-from idemstore.bench.plan import TITLES
+from idemstore.bench.plan import TITLES, callers
 
 PLAIN_EVERY: Final = 2.0
 
@@ -84,8 +84,8 @@ class PlainScreen:
         cell, store = row.cell, row.rounds[-1].store
         self.note(
             "dim",
-            f"{self._done} of {self._pairs}: {row.target} {cell.mode}, {TITLES[cell.scenario]}, {cell.callers} "
-            f"callers, round {round_number}: {store.throughput:,.0f} op/s",
+            f"{self._done} of {self._pairs}: {row.target} {cell.mode}, {TITLES[cell.scenario]}, "
+            f"{callers(cell.callers)}, round {round_number}: {store.throughput:,.0f} op/s",
         )
 
     def skip(self, pairs: int) -> None:

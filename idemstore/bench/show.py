@@ -10,7 +10,7 @@ from rich.text import Text
 import idemstore
 from idemstore.bench import report
 from idemstore.bench.conductor import Conductor, unsupported
-from idemstore.bench.network import INSIDE, check_urls, label
+from idemstore.bench.network import check_urls, label
 from idemstore.bench.plan import Plan
 from idemstore.bench.results import Start
 from idemstore.bench.screen import screen
@@ -74,14 +74,10 @@ def run(
         report.check(directory)
     start = Start()
     chosen = candidates(urls, everything)
-    if plan.processes > 1:
-        chosen = [one for one in chosen if one.url is not None or one.name not in ALONE]
     seconds = plan.seconds_of_sample(len(chosen))
     introduce(plan, [one.name for one in chosen], seconds, console)
     with screen(console, len(plan.cells) * plan.rounds * len(chosen)) as view:
         conductor = Conductor(plan, chosen, plugins, view)
-        if plan.processes > 1 and not urls:
-            view.note("yellow", "memory is left out: it lives inside one process, and --processes asks for several")
         conductor.measure()
     found = conductor.run
     tables(console, found)
@@ -96,18 +92,18 @@ def run(
     return BROKEN if found.broken else OK
 
 
-ALONE: Final = INSIDE[:1]
-"""What only one process can see."""
-
-
 def introduce(plan: Plan, names: Sequence[str], seconds: float, console: Console) -> None:
     """What is about to happen."""
     per = f"{plan.operations:,} operations" if plan.operations is not None else f"{seconds:.2g} s"
     samples = len(plan.cells) * plan.rounds * len(names) * 2
     console.print(Text(f"idemstore bench: {', '.join(names)}", style="bold"), soft_wrap=True)
+    rounds = "1 round" if plan.rounds == 1 else f"{plan.rounds} rounds"
     latency = f"; {plan.latency:g} ms added to each round trip" if plan.latency else ""
     processes = f", in {plan.processes} processes" if plan.processes > 1 else ""
     console.print(
-        Text(f"{samples} samples of {per}, store and floor in turns, {plan.rounds} rounds{processes}{latency}", "dim"),
+        Text(
+            f"{samples} samples of {per}, store and floor in turns, {plan.rounds} round{'s' if plan.rounds > 1 else ''}{processes}{latency}",
+            "dim",
+        ),
         soft_wrap=True,
     )

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from idemstore.bench.conductor import Run, Subject
 from idemstore.bench.figures import Row
-from idemstore.bench.plan import TITLES
+from idemstore.bench.plan import TITLES, callers
 
 COLUMNS: Final = (
     "scenario",
@@ -28,6 +28,8 @@ KEY: Final = (
     "×floor: throughput in units of bare calls of the same client; trips and CPU µs: round trips, and time of the "
     "client's processors, per operation; check: exactly one Claimed per key."
 )
+SHOWN_WRONG: Final = 3
+"""Violations of one row that are shown; the report has more."""
 NARROWEST: Final = 90
 SPARED: Final = ("p95 ms", "CPU µs")
 """What a narrow terminal is not shown."""
@@ -115,7 +117,7 @@ def title(name: str, mode: str, subject: Subject | None) -> Text:
 
 def _troubles(console: Console, row: Row) -> None:
     """Errors by class, for the store and for its floor."""
-    where = f"{TITLES[row.cell.scenario]}, {row.cell.callers} callers"
+    where = f"{TITLES[row.cell.scenario]}, {callers(row.cell.callers)}"
     for whose, errors in (("", row.errors), (" of the floor", row.floor_errors)):
         if errors:
             told = ", ".join(f"{count} {name}" for name, count in errors.most_common())
@@ -134,10 +136,14 @@ def verdict(console: Console, run: Run) -> None:
             Text(f"{name}: up to {count:,} records of this run were not deleted; they expire in 10 minutes"),
             soft_wrap=True,
         )
+    for name in run.uncleaned:
+        console.print(Text(f"{name}: the records of this run were not deleted; they expire in 10 minutes"))
     for row in run.rows:
-        for violation in row.violations:
-            where = f"{row.target} {row.cell.mode}, {TITLES[row.cell.scenario]}, {row.cell.callers} callers"
+        for violation in row.violations[:SHOWN_WRONG]:
+            where = f"{row.target} {row.cell.mode}, {TITLES[row.cell.scenario]}, {callers(row.cell.callers)}"
             console.print(Text(f"VIOLATED: {violation} ({where})", style="bold red"), soft_wrap=True)
+        if len(row.violations) > SHOWN_WRONG:
+            console.print(Text(f"... and {len(row.violations) - SHOWN_WRONG} more there", style="bold red"))
     if run.violated:
         console.print(Text("Exactly one Claimed per key: NO. These figures are worth nothing.", style="bold red"))
     elif run.rows:

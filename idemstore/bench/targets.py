@@ -74,14 +74,15 @@ def candidates(urls: Sequence[str], everything: bool) -> list[Candidate]:
 
 
 @contextmanager
-def reached(candidate: Candidate, latency: float) -> Iterator[Target]:
+def reached(candidate: Candidate, latency: float, processes: int) -> Iterator[Target]:
     """A target, with its server and its proxies, for as long as the block takes; ``LeftOut`` where it cannot be."""
     with ExitStack() as stack:
         url, server = candidate.url, None
         if url is None:
-            reason = f"{candidate.name}:// has no network to it" if latency and candidate.name in INSIDE else None
-            if reason is not None:
-                raise LeftOut(reason)
+            if latency and candidate.name in INSIDE:
+                raise LeftOut("no latency can be added: there is no network to it")
+            if processes > 1 and candidate.name == "memory":
+                raise LeftOut("it lives inside one process, and --processes asks for several")
             url, server = _hosted(candidate.name, stack)
         reason = obstacle(url) if latency else None
         if reason is not None:

@@ -11,6 +11,8 @@ from idemstore.bench.job import Job, clock
 
 GROUPS: Final = 5
 """However short a sample is, so many results are waited for."""
+ATTEMPTS: Final = 3
+"""How often the holder says that it has finished, where it gets no answer: others wait for that."""
 HOLD: Final = 0.04
 """Seconds between the waiters' setting out and the completion, so that all of them are waiting by then."""
 GATHER: Final = 0.0005
@@ -55,7 +57,9 @@ class Group:
             if work.waits:
                 yield meeting.pause(HOLD + GATHER * job.order.callers)
             self._since = self._last = clock()
-            yield from self._trying(work.finish(job, number))
+            for _ in range(ATTEMPTS):
+                if (yield from self._trying(work.finish(job, number))):
+                    break
             if not work.waits:
                 yield meeting.meet()
             yield meeting.meet()

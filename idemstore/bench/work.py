@@ -40,11 +40,13 @@ class Worker:
 
     def __init__(self, hello: Hello) -> None:
         self._hello = hello
+        self._stem = f"{hello.run}{hello.mode[0]}"
+        """Part of every key: the modes of a run share a server."""
         self._count = Count()
         self._hands = HANDS[hello.mode](hello.url, self._count)
         self._spaces: list[tuple[str, int]] = []
         """What was stored: the beginning of the keys, and how many there are at most."""
-        self._store = StoreWork(self._hands.store, hello.run, hello.process)
+        self._store = StoreWork(self._hands.store, self._stem, hello.process)
         self._sides: dict[Who, Side] = {"store": Side("store", self._store, (IdemstoreError,))}
         floor = floor_of(hello.floor_url) if hello.floor else None
         self._bare = self._hands.bare(floor, hello.floor_url, hello.run) if floor else None
@@ -54,25 +56,30 @@ class Worker:
     def _floor(self, floor: Floor) -> Side:
         """The side of the floor."""
         assert self._bare is not None, "asked for only where there is one"
-        return Side("floor", BareWork(self._bare, self._hello.run, self._hello.process), floor.failures)
+        return Side("floor", BareWork(self._bare, self._stem, self._hello.process), floor.failures)
 
     def ready(self, order: Order) -> Job:
         """Prepare what the sample reads and warm up, where that has not been done."""
         side = self._sides[order.who]
+        before: list[str] = []
         if not side.warmed:
             # Whatever cannot be prepared ends the run: nothing would be right without it.
             many = READ_KEYS + (len(BIG_SIZES) if side.who == "floor" else 0)
             job = self._job(Order(-1, order.who, WARM, PREPARERS, PREPARING, many))
             self._run(job, [side.work.prepare(job) for _ in range(PREPARERS)], side)
+            before += job.wrong
             if side.who == "store":
                 self._spaces.append((self._store.stem, READ_KEYS))
         if order.callers > side.warmed:
             job = self._job(Order(-2 - order.callers, order.who, WARM, order.callers, PREPARING, 2 * order.callers))
             self._run(job, [warming(job, side.work) for _ in range(order.callers)], side)
+            before += job.wrong
             self._keep(job, side)
             side.warmed = order.callers
         gc.collect()
-        return self._job(order)
+        job = self._job(order)
+        job.wrong += before
+        return job
 
     def sample(self, job: Job, go: Go) -> Sample:
         """Take it."""
@@ -91,7 +98,7 @@ class Worker:
     def _job(self, order: Order) -> Job:
         """A job for an order."""
         failures = self._sides[order.who].failures
-        return Job(self._hello.run, self._hello.process, order, failures, self._hands.largest)
+        return Job(self._stem, self._hello.process, order, failures, self._hands.largest)
 
     def _callers(self, job: Job, side: Side) -> list[Caller]:
         """The callers of a sample."""
