@@ -22,6 +22,7 @@ MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "h", "p")
 INK, FAINT, GRID = "#24292f", "#6e7781", "#e4e7eb"
 FONTS: Final = "'DejaVu Sans', Verdana, sans-serif"
 """Verdana is as wide: what was laid out for the one fits the other."""
+MOST_TICKS: Final = 8
 PANEL: Final = 4.6
 """Inches."""
 STYLE: Final[RcParams] = RcParams(
@@ -66,20 +67,20 @@ def short(value: float, _: int = 0) -> str:
     return f"{value:g}"
 
 
-def ladder(values: Iterable[float], steps: Sequence[float] = (1, 2, 5)) -> list[float]:
+def ladder(values: Iterable[float]) -> list[float]:
     """Round numbers around the values, for the ticks of a log scale: at least two, not too many."""
     found = [value for value in values if value > 0]
     if not found:
         return [1.0, 10.0]
     low, high = min(found) / 1.15, max(found) * 1.15
-    for chosen in (steps, (1, 3), (1,), (1e-9,)):
-        ticks = [step * 10.0**power for power in range(-7, 10) for step in chosen]
-        inside = [tick for tick in ticks if low <= tick <= high]
-        below = [tick for tick in ticks if tick < low][-1:]
-        above = [tick for tick in ticks if tick > high][:1]
-        if len(below + inside + above) <= 8:
-            return below + inside + above
-    return [low, high]
+    for steps, stride in (((1, 2, 5), 1), ((1, 3), 1), ((1,), 1), ((1,), 2), ((1,), 4)):
+        ticks = [step * 10.0**power for power in range(-8, 13, stride) for step in steps]
+        around = [tick for tick in ticks if tick < low][-1:]
+        around += [tick for tick in ticks if low <= tick <= high]
+        around += [tick for tick in ticks if tick > high][:1]
+        if len(around) <= MOST_TICKS:
+            break
+    return around
 
 
 def scale(axes: Axes, which: str, values: Iterable[float], unit: Callable[[float, int], str] = short) -> None:

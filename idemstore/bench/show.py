@@ -100,10 +100,5 @@ def introduce(plan: Plan, names: Sequence[str], seconds: float, console: Console
     rounds = "1 round" if plan.rounds == 1 else f"{plan.rounds} rounds"
     latency = f"; {plan.latency:g} ms added to each round trip" if plan.latency else ""
     processes = f", in {plan.processes} processes" if plan.processes > 1 else ""
-    console.print(
-        Text(
-            f"{samples} samples of {per}, store and floor in turns, {plan.rounds} round{'s' if plan.rounds > 1 else ''}{processes}{latency}",
-            "dim",
-        ),
-        soft_wrap=True,
-    )
+    told = f"{samples} samples of {per}, store and floor in turns, {rounds}{processes}{latency}"
+    console.print(Text(told, "dim"), soft_wrap=True)

@@ -127,27 +127,39 @@ def _troubles(console: Console, row: Row) -> None:
 def verdict(console: Console, run: Run) -> None:
     """What counts in the end."""
     console.print()
-    for name, reason in run.left_out:
-        console.print(Text(f"{name} was left out: {reason}", style="yellow"), soft_wrap=True)
-    for name, reason in run.broken:
-        console.print(Text(f"{name} broke off: {reason}", style="bold red"), soft_wrap=True)
-    for name, count in run.leftovers.items():
-        console.print(
-            Text(f"{name}: up to {count:,} records of this run were not deleted; they expire in 10 minutes"),
-            soft_wrap=True,
-        )
-    for name in run.uncleaned:
-        console.print(Text(f"{name}: the records of this run were not deleted; they expire in 10 minutes"))
+    for text, style in told(run):
+        console.print(Text(text, style=style), soft_wrap=True)
     for row in run.rows:
-        for violation in row.violations[:SHOWN_WRONG]:
-            where = f"{row.target} {row.cell.mode}, {TITLES[row.cell.scenario]}, {callers(row.cell.callers)}"
-            console.print(Text(f"VIOLATED: {violation} ({where})", style="bold red"), soft_wrap=True)
-        if len(row.violations) > SHOWN_WRONG:
-            console.print(Text(f"... and {len(row.violations) - SHOWN_WRONG} more there", style="bold red"))
+        _violations(console, row)
     if run.violated:
         console.print(Text("Exactly one Claimed per key: NO. These figures are worth nothing.", style="bold red"))
     elif run.rows:
         console.print(Text("Exactly one Claimed per key, in every sample.", style="bold green"))
-        console.print(Text(KEY, style="dim"))
+        console.print(Text(KEY, style="dim"), soft_wrap=True)
     if run.interrupted:
         console.print(Text("Interrupted: these results are partial.", style="bold yellow"))
+
+
+def told(run: Run) -> list[tuple[str, str]]:
+    """What did not come to its end, and in which style to say so."""
+    lines = [(f"{name} was left out: {reason}", "yellow") for name, reason in run.left_out]
+    lines += [(f"{name} broke off: {reason}", "bold red") for name, reason in run.broken]
+    lines += [
+        (f"{name}: up to {count:,} records of this run were not deleted; they expire in 10 minutes", "yellow")
+        for name, count in run.leftovers.items()
+    ]
+    lines += [
+        (f"{name}: the records of this run were not deleted; they expire in 10 minutes", "yellow")
+        for name in run.uncleaned
+    ]
+    return lines
+
+
+def _violations(console: Console, row: Row) -> None:
+    """The first of one row, each with its key."""
+    where = f"{row.target} {row.cell.mode}, {TITLES[row.cell.scenario]}, {callers(row.cell.callers)}"
+    for violation in row.violations[:SHOWN_WRONG]:
+        console.print(Text(f"VIOLATED: {violation} ({where})", style="bold red"), soft_wrap=True)
+    more = len(row.violations) - SHOWN_WRONG
+    if more > 0:
+        console.print(Text(f"... and {more} more there", style="bold red"))
