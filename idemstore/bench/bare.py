@@ -110,8 +110,8 @@ class BareWork:
 
 
 def looping(job: Job, work: "BareWork | Work") -> Caller:
-    """A caller that does one operation after the other until the time is up."""
-    while (number := job.ticket()) is not None:
+    """A caller that does one operation after the other until the time is up; one of them does at least one."""
+    while (number := job.ticket(1)) is not None:
         began = clock()
         try:
             yield from work.operation(job, number)

@@ -198,10 +198,8 @@ class Conductor:
             for process in range(processes)
         ]
         proxy = target.proxies[0 if who == "store" else 1] if target.proxies else None
-        before = proxy.round_trips if proxy is not None else 0
-        samples = crew.sample(orders)
-        wire = proxy.round_trips - before if proxy is not None else None
-        return samples, merged(samples, wire)
+        samples, wire = crew.sample(orders, lambda: 0 if proxy is None else proxy.round_trips)
+        return samples, merged(samples, None if proxy is None else wire)
 
     def _clean(self, target: Target, crew: Crew) -> None:
         """Delete the records of this run from a store that is somebody's."""

@@ -5,16 +5,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from multiprocessing.connection import Connection, Pipe
 from types import TracebackType
 from typing import Final, Self, TypeVar, cast
 
-from idemstore.bench.orders import Asked, Broke, Forget, Forgotten, Go, Hello, Order, Ready, Said, Sample
+from idemstore.bench.orders import Asked, Audited, Broke, Forget, Forgotten, Go, Hello, Order, Ready, Said, Sample
 from idemstore.errors import ConfigurationError, StoreError, StoreTimeout
 
-T = TypeVar("T", Ready, Sample, Forgotten)
+T = TypeVar("T", Ready, Sample, Audited, Forgotten)
 
 WORKER: Final = "idemstore.bench.worker"
 STARTING: Final = 30.0
@@ -99,19 +100,26 @@ class Crew:
             self.close()
             raise
 
-    def sample(self, orders: Sequence[Order]) -> list[Sample]:
-        """One sample: the orders go to the first processes, as many as there are."""
+    def sample(self, orders: Sequence[Order], wire: Callable[[], int]) -> tuple[list[Sample], int]:
+        """One sample: the orders go to the first processes, as many as there are. By how much ``wire`` grew meanwhile
+        is told, too; what comes before and after the sample is no part of that.
+        """
         processes = self._processes[: len(orders)]
         for process, order in zip(processes, orders, strict=True):
             process.say(order)
         until = time.monotonic() + PREPARING
         for process in processes:
             process.hear(Ready, until)
+        before = wire()
         go = Go(time.monotonic() + (SOON if len(processes) == 1 else HEAD_START))
         for process in processes:
             process.say(go)
-        seconds = max(order.seconds for order in orders)
-        return [process.hear(Sample, go.at + seconds + SLACK) for process in processes]
+        until = go.at + max(order.seconds for order in orders) + SLACK
+        samples = [process.hear(Sample, until) for process in processes]
+        grown = wire() - before
+        audits = [process.hear(Audited, until) for process in processes]
+        both = zip(samples, audits, strict=True)
+        return [replace(sample, wrong=(*sample.wrong, *audit.wrong)) for sample, audit in both], grown
 
     def forget(self, seconds: float) -> Forgotten:
         """Let each delete what it stored."""

@@ -69,6 +69,13 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class Audited:
+    """What a look at the records of a sample found afterwards, when its clock and its counts had stopped."""
+
+    wrong: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Forget:
     """Delete the records of this run, as far as it can be done in so many seconds."""
 
@@ -92,5 +99,5 @@ class Broke:
     """Whether it is the user's to put right (a missing package, a wrong option) rather than the store's."""
 
 
-Said = Ready | Sample | Forgotten | Broke
+Said = Ready | Sample | Audited | Forgotten | Broke
 Asked = Hello | Order | Go | Forget

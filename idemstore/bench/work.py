@@ -9,7 +9,7 @@ from idemstore.bench.counting import Count
 from idemstore.bench.floors import Floor, floor_of
 from idemstore.bench.hands import HANDS
 from idemstore.bench.job import Job, clock
-from idemstore.bench.orders import Forgotten, Go, Hello, Order, Sample
+from idemstore.bench.orders import Audited, Forgotten, Go, Hello, Order, Sample
 from idemstore.bench.plan import BIG_SIZES, READ_KEYS, Scenario, Who
 from idemstore.bench.scenarios import StoreWork
 from idemstore.bench.waiting import Group
@@ -91,9 +91,15 @@ class Worker:
         cpu = time.process_time() - cpu
         trips = self._count.look() - before
         self._keep(job, side)
+        return job.sample(ended, trips, cpu)
+
+    def audit(self, job: Job) -> Audited:
+        """Ask again for some of its keys."""
+        side = self._sides[job.order.who]
+        before = len(job.wrong)
         if side.who == "store":
             self._hands.run([self._store.audit(job)], side.failures, 0.0, _nothing)
-        return job.sample(ended, trips, cpu)
+        return Audited(tuple(job.wrong[before:]))
 
     def _job(self, order: Order) -> Job:
         """A job for an order."""

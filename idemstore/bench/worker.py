@@ -27,6 +27,7 @@ def serve(line: "Connection[Said, Asked]") -> None:
                     go = line.recv()
                     assert isinstance(go, Go)
                     line.send(worker.sample(job, go))
+                    line.send(worker.audit(job))
                 case Forget(seconds=seconds):
                     line.send(worker.forget(seconds))
                 case _:

@@ -1,17 +1,25 @@
 """Names that the tests of the benchmark share."""
 
-import subprocess
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-Bench = Callable[..., "subprocess.CompletedProcess[str]"]
-"""Runs ``idemstore bench`` with arguments to its end; keywords are environment variables."""
+
+class Done(NamedTuple):
+    """A run of the command."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Bench = Callable[..., Done]
+"""Runs ``idemstore bench`` with arguments to its end."""
 
 
 class Results(NamedTuple):
     """A run with a report."""
 
-    done: "subprocess.CompletedProcess[str]"
+    done: Done
     json: dict[str, Any]
     html: str
 

@@ -23,15 +23,14 @@ FIGURES = ("throughput", "floor_throughput", "ratio", "p50_ms", "p95_ms", "p99_m
 
 def test_the_usual_run_has_a_row_for_each_cell(usual: Results):
     """Memory and SQLite, both modes, all scenarios, each number of callers, each with all figures and no error."""
-    assert usual.done.returncode == 0, usual.done.stderr + usual.done.stdout
+    assert usual.done.returncode == 0, usual.done
     rows = usual.json["rows"]
     cells = [(row["target"], row["mode"], row["scenario"], row["callers"]) for row in rows]
     assert sorted(cells) == sorted(
-        (target, mode, scenario, callers)
+        (target, mode, scenario, 4)
         for target in ("memory", "sqlite")
         for mode in ("sync", "async")
         for scenario in SCENARIOS
-        for callers in (1, 5)
     )
     for row in rows:
         assert all(row[name] > 0 for name in FIGURES), row
@@ -66,9 +65,9 @@ def test_the_printed_table_is_plain_without_a_terminal(usual: Results):
     printed = usual.done.stdout
     assert "\x1b" not in printed
     assert re.search(
-        r"^ +\d+\.\d s  48 of 48: sqlite async, big results, 5 callers, round 2: [\d,]+ op/s$", printed, re.M
+        r"^ +\d+\.\d s  48 of 48: sqlite async, big results, 4 callers, round 2: [\d,]+ op/s$", printed, re.M
     )
-    assert re.search(r"^unique keys +1 +[\d,]+ +\d+\.\d\d +(?:[\d.,]+ +){3}2\.00 +[\d,]+ +0  ok *$", printed, re.M)
+    assert re.search(r"^unique keys +4 +[\d,]+ +\d+\.\d\d +(?:[\d.,]+ +){3}2\.00 +[\d,]+ +0  ok *$", printed, re.M)
     assert "…" not in printed
     assert "Exactly one Claimed per key, in every sample." in printed
 
@@ -81,7 +80,7 @@ def test_the_json_says_where_and_how(usual: Results):
     assert machine["python"] == ".".join(map(str, sys.version_info[:3]))
     assert (machine["cores"], machine["idemstore"]) == (os.cpu_count(), idemstore.__version__)
     assert len(machine["load_start"]) == len(machine["load_end"]) == 3
-    assert found["plan"]["concurrency"] == [1, 5]
+    assert found["plan"]["concurrency"] == [4]
     assert found["plan"]["seconds"] == 0.02
     assert [target["name"] for target in found["targets"]] == ["memory", "sqlite"]
     assert found["targets"][1]["server"] == f"SQLite {sqlite3.sqlite_version}"
@@ -117,7 +116,7 @@ def test_the_page_stands_by_itself(usual: Results):
     for scenario in SCENARIOS:
         section = html.partition(f'<section id="{scenario}">')[2].partition("</section>")[0]
         assert section.count("<svg") == 3, scenario
-        assert section.count("<tr") == 1 + 8, scenario
+        assert section.count("<tr") == 1 + 4, scenario
     assert html.count("operations per second (log)") == len(SCENARIOS)
 
 
@@ -125,15 +124,14 @@ def test_on_a_real_server_through_a_proxy_that_adds_latency(server_pool: ServerP
     """Store and floor are both that much slower, and the wire saw as many round trips as the driver counted."""
     url = server_pool.get("redis").url
     shown = report(
-        url, "--added-latency", "10", "--scenario", "unique,replay", "--concurrency", "4", "--rounds", "1",
+        url, "--added-latency", "10", "--scenario", "unique", "--concurrency", "4", "--rounds", "1",
         "--seconds", "0.15",
     )  # fmt: skip
-    assert shown.done.returncode == 0, shown.done.stderr + shown.done.stdout
+    assert shown.done.returncode == 0, shown.done
     for row in shown.json["rows"]:
-        trips = {"unique": 2, "replay": 1}[row["scenario"]]
-        assert row["p50_ms"] >= 10 * trips
-        assert row["floor_p50_ms"] >= 10 * trips
-        assert row["wire_round_trips_per_op"] == pytest.approx(row["round_trips_per_op"], rel=0.35)
+        assert row["p50_ms"] >= 20
+        assert row["floor_p50_ms"] >= 20
+        assert row["wire_round_trips_per_op"] == pytest.approx(row["round_trips_per_op"])
         assert 0.5 < row["ratio"] < 1.6
     assert shown.json["plan"]["added_latency_ms"] == 10
 
@@ -147,7 +145,7 @@ def test_a_store_that_is_somebodys_is_left_as_it_was(server_pool: ServerPool, be
         store.claim("somebody-else's")
         before = set(client.keys("*"))
         done = bench(server.url, "--seconds", "0.02", "--rounds", "1", "--concurrency", "3")
-        assert done.returncode == 0, done.stderr + done.stdout
+        assert done.returncode == 0, done
         assert "not deleted" not in done.stdout
         assert set(client.keys("*")) == before
         store.forget("somebody-else's")
@@ -160,7 +158,7 @@ def test_processes_share_a_file(tmp_path: Path, report: Report):
         f"sqlite:///{path}", "--processes", "2", "--scenario", "hot,mixed,wait", "--concurrency", "3",
         "--rounds", "1", "--seconds", "0.1", "--mode", "sync",
     )  # fmt: skip
-    assert shown.done.returncode == 0, shown.done.stderr + shown.done.stdout
+    assert shown.done.returncode == 0, shown.done
     assert [row["processes"] for row in shown.json["rows"]] == [2, 2, 2]
     assert not list(tmp_path.glob("*floor*"))
     with closing(sqlite3.connect(path)) as connection:
@@ -204,13 +202,24 @@ def test_errors_are_counted_and_are_no_violations(report: Report):
     assert "no floor is known for this family" in shown.done.stdout
 
 
-def test_ctrl_c_ends_it_cleanly(bench_environment: dict[str, str], tmp_path: Path):
+def test_ctrl_c_ends_it_cleanly(environment: dict[str, str], tmp_path: Path):
     """What there is so far is printed and written, as partial; no worker and no file stays."""
     directory = tmp_path / "partial"
-    command = ["--seconds", "0.05", "--rounds", "90", "--scenario", "unique", "--report", str(directory)]
+    command = [
+        "--seconds",
+        "0.05",
+        "--rounds",
+        "99",
+        "--scenario",
+        "unique",
+        "--concurrency",
+        "2",
+        "--report",
+        str(directory),
+    ]
     with subprocess.Popen(
         [sys.executable, "-m", "idemstore", "bench", *command],
-        env=bench_environment,
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -218,7 +227,7 @@ def test_ctrl_c_ends_it_cleanly(bench_environment: dict[str, str], tmp_path: Pat
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            if " of 720: " in line:
+            if " of 396: " in line:
                 break
         process.send_signal(signal.SIGINT)
         began = time.monotonic()
@@ -228,6 +237,6 @@ def test_ctrl_c_ends_it_cleanly(bench_environment: dict[str, str], tmp_path: Pat
     assert took < 10
     assert "Interrupted: these results are partial." in rest
     assert '"interrupted": true' in (directory / "results.json").read_text()
-    assert not list(Path(bench_environment["TMPDIR"]).glob("idemstore-bench-*"))
+    assert not list(tmp_path.glob("idemstore-bench-*"))
     listed = subprocess.run(["ps", "-eo", "ppid,args"], capture_output=True, text=True, check=True).stdout
     assert not re.search(rf"^ *{process.pid} ", listed, re.M)
