@@ -20,6 +20,7 @@ HOT_LIFE: Final = 0.05
 MIXED_KEYS: Final = 1000
 ZIPF: Final = 1.1
 LONGEST_SAMPLE: Final = 60.0
+OVERTIME: Final = 1.0
 AUDITED: Final = 10
 
 
@@ -62,11 +63,14 @@ class Job:
         self.until = self.began + limit
 
     def ticket(self, least: int = 0) -> int | None:
-        """The number of the caller's next operation; None where it is over. ``least``: so many there are anyhow."""
-        if clock() >= self.until and not least:
+        """The number of the caller's next operation; None where it is over. ``least``: so many there are anyhow, but
+        beyond the first not long after the end.
+        """
+        late = clock() - self.until
+        if late >= 0 and not least:
             return None
         number = next(self._tickets)
-        if number >= least and clock() >= self.until:
+        if late >= 0 and number >= (least if late < OVERTIME else 1):
             return None
         quota = self.order.operations
         return number if quota is None or number < quota else None

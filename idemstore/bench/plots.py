@@ -162,7 +162,7 @@ def drawn(
 
 def throughput(rows: Sequence[Row], look: dict[str, Look]) -> Figure:
     """Operations a second against callers; the floor dashed."""
-    figure, parts = panels(rows, 3.7)
+    figure, parts = panels(rows, 4.3)
     values = [value for row in rows for value in (row.throughput, row.floor_throughput) if value]
     for axes, mode, mine in parts:
         for name, (colour, marker) in look.items():
@@ -237,7 +237,7 @@ def latencies(rows: Sequence[Row], look: dict[str, Look]) -> Figure:
                 axes.plot(spread, [height] * len(spread), color=colour, linewidth=1.6, alpha=0.6)
                 for value, marker, size in zip(spread, ("o", "|", ">"), (5.5, 9, 5.5), strict=True):
                     axes.plot([value], [height], color=colour, marker=marker, markersize=size, linestyle="")
-        scale(axes, "x", values, lambda value, _: f"{value:g}")
+        scale(axes, "x", values)
         axes.set_xlabel("latency of one operation, ms (log)")
         axes.grid(visible=True, axis="x", color=GRID, linewidth=0.8)
         axes.set_axisbelow(True)
@@ -248,6 +248,8 @@ def latencies(rows: Sequence[Row], look: dict[str, Look]) -> Figure:
         [heights[group] for group in groups],
         [_place(name, callers, groups, several) for name, callers in groups],
     )
+    if several:
+        first.set_ylabel("concurrent callers")
     first.set_ylim(min(heights.values()) - 0.7, 0.7)
     marks = [
         Line2D([], [], color=FAINT, linestyle="", marker=marker, markersize=size, label=label)
