@@ -229,22 +229,21 @@ def option(url: str, text: str) -> str:
     return f"{url}{'&' if '?' in url else '?'}{text}"
 
 
-async def run(name: str, url: str, callers: int, rounds: int, cycles: int) -> None:
+async def run(name: str, url: str, callers: int, rounds: int, cycles: int, widths: list[int]) -> None:
     """Measure one server with so many callers, and print a line for each variant."""
     scheme = url.partition(":")[0]
     ours = url.replace(scheme, f"{scheme}+psycopg", 1) if name == "postgresql-psycopg" else url
     figures: dict[str, list[Figure]] = {}
-    refused: set[str] = set()
     async with FLOORS[name](url) as floor:
         variants: dict[str, Cycle] = {"floor": floor}
-        stores: list[idemstore.AsyncStore] = []
-        for flag in (0, 1):
-            try:
-                stores.append(idemstore.open_async(option(ours, f"coalesce={flag}")))
-            except idemstore.errors.UnknownOption:
-                refused.add(f"coalesce={flag}")
-            else:
-                variants[f"coalesce={flag}"] = claim_and_complete(stores[-1])
+        stores = [idemstore.open_async(option(ours, "coalesce=0"))]
+        variants["coalesce=0"] = claim_and_complete(stores[0])
+        for width in widths:
+            stores.append(idemstore.open_async(option(ours, "coalesce=1")))
+            how = stores[-1]._coalesce
+            assert how is not None, "coalesce=1 is refused where it is not possible"
+            stores[-1]._coalesce = how._replace(width=width or how.width)
+            variants[f"coalesce=1{f' x {width}' if width else ''}"] = claim_and_complete(stores[-1])
         await stores[0].migrate()
         for variant in variants.values():
             await measure(variant, callers, max(callers, cycles // 10))
@@ -275,6 +274,7 @@ def main() -> None:
     parser.add_argument("--callers", nargs="+", type=int, default=[1, 64, 256])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cycles", type=int, default=4000)
+    parser.add_argument("--widths", nargs="*", type=int, default=[0], help="batches on the wire at once; 0: as usual")
     parser.add_argument("--url", help="measure this server instead, as the one that is named")
     options = parser.parse_args()
     for name in options.servers:
@@ -286,7 +286,7 @@ def main() -> None:
             else:
                 url = stack.enter_context(servers.start(name.partition("-")[0])).url
             for callers in options.callers:
-                asyncio.run(run(name, url, callers, options.rounds, options.cycles))
+                asyncio.run(run(name, url, callers, options.rounds, options.cycles, options.widths))
 
 
 if __name__ == "__main__":

@@ -84,8 +84,8 @@ class AsyncStore(Face):
         self._loop = loop
         return self._driver
 
-    def configure(self, options: Options) -> Self:
-        """As ``Store.configure``."""
+    def _configure(self, options: Options) -> Self:
+        """As ``Store._configure``."""
         if options.coalesce is not None and self._coalesce is not None:
             self._coalesce = self._coalesce._replace(default=options.coalesce)
         elif options.coalesce:

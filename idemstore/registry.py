@@ -80,7 +80,7 @@ def open(url: str) -> "Store":  # noqa: A001 - the field's word, as in dbm.open 
     from idemstore.url import common_options
 
     parsed, backend = _find(url)
-    return backend.open(parsed).configure(common_options(parsed))
+    return backend.open(parsed)._configure(common_options(parsed))
 
 
 def open_async(url: str) -> "AsyncStore":
@@ -88,7 +88,7 @@ def open_async(url: str) -> "AsyncStore":
     from idemstore.url import common_options
 
     parsed, backend = _find(url)
-    return backend.open_async(parsed).configure(common_options(parsed))
+    return backend.open_async(parsed)._configure(common_options(parsed))
 
 
 def schemes() -> list[str]:

@@ -80,7 +80,7 @@ class Store(Face):
                 self._driver = self._driver or driver  # a signal handler may have been faster
             return self._driver
 
-    def configure(self, options: Options) -> Self:
+    def _configure(self, options: Options) -> Self:
         """Set what every URL may ask for, before the first use."""
         return self
 
