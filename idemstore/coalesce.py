@@ -77,7 +77,7 @@ class Coalescer:
     """The driver that a store calls, around the driver that carries."""
 
     def __init__(self, driver: AsyncDriver[object, object], how: Coalescing) -> None:
-        self._driver, self._how = driver, how
+        self.driver, self._how = driver, how
         self._carry = driver.execute_together if isinstance(driver, Together) else driver.execute_many
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Call] = deque()
@@ -104,14 +104,14 @@ class Coalescer:
         """Carry one call: by itself if little is on the wire, otherwise with others."""
         key = self._how.key(request)
         if key is None:
-            return await self._driver.execute(request, timeout)
+            return await self.driver.execute(request, timeout)
         if self._batches or self._leaving or self._queue or self._straight >= self._how.straight or key in self._wire:
             return await self._enqueue(request, key, timeout)
         self._straight += 1
         self._flying += 1
         self._wire.add(key)
         try:
-            return await self._driver.execute(request, timeout)
+            return await self.driver.execute(request, timeout)
         finally:
             self._straight -= 1
             self._flying -= 1
@@ -122,11 +122,11 @@ class Coalescer:
 
     async def execute_many(self, requests: Sequence[object], timeout: float) -> Sequence[object | IdemstoreError]:
         """A batch of one caller goes straight out. It is in no order with calls that are under way meanwhile."""
-        return await self._driver.execute_many(requests, timeout)
+        return await self.driver.execute_many(requests, timeout)
 
     def watch(self, key: str) -> AsyncWatch:
         """The driver's own."""
-        return self._driver.watch(key)
+        return self.driver.watch(key)
 
     async def close(self) -> None:
         """Refuse what queues up, close the driver. What is on the wire lands by itself, unless nobody waits for it."""
@@ -140,7 +140,7 @@ class Coalescer:
         self._lobby.clear()
         self._parked.clear()
         self._waiting = 0
-        await self._driver.close()
+        await self.driver.close()
         deserted = [task for task, calls in self._sent.items() if all(call.future.done() for call in calls)]
         for task in deserted:
             task.cancel()
@@ -300,7 +300,7 @@ class Coalescer:
                 behind.append(call)
                 continue
             self._wire.add(call.key)
-            self._start(self._driver.execute(call.request, self._left(call.deadline)), (call,), self._alone_landed)
+            self._start(self.driver.execute(call.request, self._left(call.deadline)), (call,), self._alone_landed)
         for call in reversed(behind):
             self._waiting += 1
             self._parked.setdefault(call.key, deque()).appendleft(call)

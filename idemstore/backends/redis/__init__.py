@@ -42,7 +42,7 @@ class RedisBackend:
             lambda: AsyncRedisDriver(target),
             timeout=target.options.timeout,
             name=str(url),
-            coalesce=Coalescing(key_of),
+            coalesce=Coalescing(key_of, width=2),
         )
 
 
