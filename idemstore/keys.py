@@ -17,6 +17,13 @@ KeyLike = str | tuple[str, ...]
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 """What a fingerprint can be taken of, beside bytes."""
 
+
+class StoredKey(str):
+    """A key as ``encode_key`` gave it: not encoded again by whoever is handed it. Not for what a caller sends."""
+
+    __slots__ = ()
+
+
 _MAX_DEPTH: Final = 200
 _MAX_EXACT: Final = 2**53
 _MAX_BITS: Final = 13_000
@@ -32,10 +39,12 @@ def encode_key(key: KeyLike, max_bytes: int) -> str:
         if len(key) <= max_bytes:
             return key  # most keys, in a fraction of the time
         stored = key
+    elif isinstance(key, StoredKey):
+        stored = str(key)
     elif isinstance(key, str):
         stored = _escape(key)
     elif isinstance(key, tuple) and key:
-        stored = ":".join(map(_escape, key))
+        stored = _joined(key)
     else:
         raise InvalidKey(f"a key is a str or a non-empty tuple of str (scope..., key), not {type(key).__name__}")
     try:
@@ -48,6 +57,18 @@ def encode_key(key: KeyLike, max_bytes: int) -> str:
             "send a shorter key, or a digest of it"
         )
     return stored
+
+
+def _joined(parts: tuple[str, ...]) -> str:
+    """All parts of a key. Most have nothing to escape and nothing to object to, which one look at the whole tells."""
+    if "" not in parts:
+        try:
+            text = ":".join(parts)
+        except TypeError:
+            text = "%"  # a part is no str: look closer
+        if text.isascii() and text.isprintable() and "%" not in text and text.count(":") == len(parts) - 1:
+            return text
+    return ":".join(map(_escape, parts))
 
 
 def _escape(part: str) -> str:
