@@ -57,10 +57,10 @@ def floors(reports: Sequence[Recorded], directory: Path) -> str:
     from matplotlib.figure import Figure
 
     found = {
-        f"{name_of(report)}: {floor_of(row)}": number(row, "ratio") or number(row, "bare_writes")
+        f"{name_of(report)}: {floor_of(row)}": ratio_of(row)
         for report in reports
         for row in report["rows"]
-        if row.get("operation") != "bare write" and (number(row, "ratio") or number(row, "bare_writes"))
+        if ratio_of(row)
     }
     figure = Figure(figsize=(7, 0.6 + 0.2 * len(found)))
     axes = figure.subplots()
@@ -71,6 +71,13 @@ def floors(reports: Sequence[Recorded], directory: Path) -> str:
     axes.tick_params(axis="y", labelsize=7)
     axes.margins(x=0.1, y=0.01)
     return save(figure, directory, "floors.svg")
+
+
+def ratio_of(row: Row) -> float:
+    """Of one caller; SQLite's is in units of one write, and a claim and its completion are two."""
+    if row.get("operation") == "claim + complete" and "bare_writes" in row:
+        return number(row, "bare_writes") / 2
+    return number(row, "ratio")
 
 
 def name_of(report: Recorded) -> str:
@@ -105,7 +112,7 @@ def peers(rows: Sequence[Row], directory: Path) -> list[str]:
     for operation, name in (("new key", "peers-new-keys.svg"), ("replay", "peers-replays.svg")):
         chosen = [row for row in rows if row["operation"] == operation]
         callers = sorted({int(number(row, "callers")) for row in chosen})
-        figure = Figure(figsize=(10, 4.2))
+        figure = Figure(figsize=(13, 4.4))
         for position, axes in enumerate(figure.subplots(1, len(callers), squeeze=False)[0]):
             bars(axes, [row for row in chosen if row["callers"] == callers[position]])
             axes.set_title(f"{operation}, {callers[position]} caller{'s' * (callers[position] > 1)}")
@@ -114,6 +121,11 @@ def peers(rows: Sequence[Row], directory: Path) -> list[str]:
         figure.tight_layout()
         names.append(save(figure, directory, name))
     return names
+
+
+def label_of(library: str, server: str) -> str:
+    """In short lines."""
+    return f"{LABELS.get(library, library)}\n{server}".replace(" (", "\n(")
 
 
 def bars(axes: Axes, rows: Sequence[Row]) -> None:
@@ -132,7 +144,7 @@ def bars(axes: Axes, rows: Sequence[Row]) -> None:
     for kind, colour in COLOURS.items():
         axes.bar(0, 0, color=colour, label="the other library" if kind == "theirs" else kind)
     axes.axhline(1, color="#444", linewidth=0.6)
-    axes.set_xticks(range(len(pairs)), [LABELS.get(library, library) + f"\n{server}" for library, server in pairs])
+    axes.set_xticks(range(len(pairs)), [label_of(*pair) for pair in pairs])
     axes.tick_params(axis="x", labelsize=6.5)
     axes.set_ylabel("times as fast")
     axes.margins(y=0.22)
