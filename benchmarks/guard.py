@@ -75,7 +75,7 @@ def heartbeat(report: Report) -> None:
     for key in keys(LEASES):
         claim = store.claim(key, lease=30)
         assert isinstance(claim, Claimed)
-        beats.append(Beat(key, claim.token, 30.0, None))
+        beats.append(Beat(key, claim.token, 30.0))
         beating.add(beats[-1])
     wall, cpu = time.perf_counter(), time.process_time()
     threading.Event().wait(WATCHED)
