@@ -121,3 +121,13 @@ def test_no_plot_without_matplotlib(tmp_path, monkeypatch, capsys):
     report = {"part": "scale", "rows": [{"measured": "claims"}]}
     assert plots.draw([report], tmp_path) == {"scale": ["scale-claims.svg"]}
     assert "matplotlib is not installed" in capsys.readouterr().out
+
+
+def test_the_recorded_page_is_that_of_the_recorded_figures():
+    """Whoever changes a figure or the way it is shown writes the page anew (``python -m benchmarks --page``)."""
+    recorded = ROOT / "docs" / "benchmarks"
+    reports = results.read(recorded)
+    shown = {report["part"]: results.section(report, ()) for report in reports}
+    page = (recorded / "README.md").read_text()
+    assert {"peers", "scale", "micro"} <= set(shown)
+    assert not [part for part, text in shown.items() if text.splitlines()[-1] not in page]
