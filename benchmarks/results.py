@@ -23,11 +23,11 @@ running or wanted to, the last minute before and after).
 LEGENDS: Final = {
     "peers": "The job: run a function once for a key and store its small result (*new key*); ask for the same keys "
     "again (*replay*). *ratio*: throughput in units of the other library's, the median of the rounds' ratios. *round "
-    "trips*: of one operation, counted by a proxy. *one key at once*: 16 callers of a new key whose function takes 20 ms; what "
-    "losers are told stands under *errors*.",
+    "trips*: of one operation, counted by a proxy. *one key at once*: 16 callers of a new key whose function takes 20 "
+    "ms; what losers are told stands under *errors*.",
     "scale": "*ratio*: against a store of 1,000 records on the same server, measured in turns. Records are copies, "
-    "made by the server, of one that the library wrote; a sample of them is read back by `store.get`. PostgreSQL runs with "
-    "`shared_buffers=512MB` and without a checkpoint of what was just loaded, else with its defaults "
+    "made by the server, of one that the library wrote; a sample of them is read back by `store.get`. PostgreSQL runs "
+    "with `shared_buffers=512MB` and without a checkpoint of what was just loaded, else with its defaults "
     "(`synchronous_commit=on`). *Purge*: one client claims and completes while `purge` (1,000 at a time) runs.",
     "micro": "*bytecodes*: instructions of the interpreter that one call executes, the same on every machine with this "
     "version of Python. *units*: the least time, in units of one turn of a fixed loop. CI prints both beside these.",
