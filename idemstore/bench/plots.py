@@ -140,14 +140,17 @@ def _brief(name: str) -> str:
 
 
 def svg(figure: Figure, title: str) -> str:
-    """The figure as an element of a page, with a name for those who cannot see it."""
+    """The figure as an element of a page, with a name for those who cannot see it. Its ids are its own in the page."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    with mpl.rc_context(STYLE):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    for size in ("width", "height"):
+        text = re.sub(rf'(<svg[^>]*?) {size}="[^"]*"', r"\1", text, count=1)
+    stem = re.sub(r"\W+", "-", title.lower())
+    text = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{stem}-", text)
     text = text.replace("'DejaVu Sans'", FONTS)
     return text.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
 

@@ -113,11 +113,14 @@ def test_the_page_stands_by_itself(usual: Results):
     assert "https:" not in spaces
     assert not re.search(r"<(script|link|img|iframe|object)\b|@import|url\((?!#)", html)
     assert set(re.findall(r'href="([^#][^"]*)"', html)) == set()
+    assert "<metadata" not in html
+    ids = re.findall(r' id="([^"]+)"', html)
+    assert len(ids) == len(set(ids))
     for scenario in SCENARIOS:
         section = html.partition(f'<section id="{scenario}">')[2].partition("</section>")[0]
         assert section.count("<svg") == 3, scenario
         assert section.count("<tr") == 1 + 4, scenario
-    assert html.count("operations per second (log)") == len(SCENARIOS)
+    assert html.count(">operations per second (log)</text>") == len(SCENARIOS)
 
 
 def test_on_a_real_server_through_a_proxy_that_adds_latency(server_pool: ServerPool, report: Report):
