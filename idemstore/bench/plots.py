@@ -22,6 +22,8 @@ MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "h", "p")
 INK, FAINT, GRID = "#24292f", "#6e7781", "#e4e7eb"
 FONTS: Final = "'DejaVu Sans', Verdana, sans-serif"
 """Verdana is as wide: what was laid out for the one fits the other."""
+GAP: Final = "\u00a0" * 4
+"""SVG would make one of several plain spaces."""
 MOST_TICKS: Final = 8
 PANEL: Final = 4.6
 """Inches."""
@@ -265,7 +267,7 @@ def latencies(rows: Sequence[Row], look: dict[str, Look]) -> Figure:
 def _place(name: str, callers: int, groups: Sequence[tuple[str, int]], several: bool) -> str:
     """The name of a line: the target at its first, the callers at each."""
     first = next(group for group in groups if group[0] == name) == (name, callers)
-    return f"{_brief(name) + '   ' if first else ''}{callers}" if several else _brief(name)
+    return f"{_brief(name) + GAP if first else ''}{callers}" if several else _brief(name)
 
 
 def _spread(row: Row) -> list[float]:

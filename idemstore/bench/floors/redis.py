@@ -22,6 +22,7 @@ SCRIPT: Final = "return 1"
 KEPT: Final = 3600
 """Seconds that seeded rows are kept where a run does not come to its end."""
 CONNECTIONS: Final = 5000
+TIMEOUT: Final = 20.0
 
 
 class Client(Protocol):
@@ -86,9 +87,10 @@ Settings = dict[str, str | int | float | bool | None]
 
 
 def credentials(target: Target) -> Settings:
-    """Who, and TLS."""
+    """Who, how long, and TLS."""
     options = target.options
     found: Settings = {"username": target.username, "password": target.password}
+    found |= {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT}
     if target.tls:
         found |= {
             "ssl": True,
