@@ -56,8 +56,9 @@ def test_round_trips_are_counted(usual: Results):
         expected = {"unique": 2, "replay": 1, "big": 3}.get(row["scenario"])
         if expected is not None:
             assert row["round_trips_per_op"] == pytest.approx(expected), row
-        if row["scenario"] in ("hot", "mixed"):
-            assert 1 < row["round_trips_per_op"] <= 2, row
+        if row["scenario"] in ("hot", "mixed"):  # a winner needs two, the others one, or a part of one of a batch
+            least = 0 if row["mode"] == "async" else 1
+            assert least < row["round_trips_per_op"] <= 2, row
 
 
 def test_the_printed_table_is_plain_without_a_terminal(usual: Results):
