@@ -108,6 +108,10 @@ class Conductor:
             self.run.left_out.append((candidate.name, str(error)))
             self._view.note("yellow", f"{candidate.name} is left out: {error}")
             self._view.skip(pairs)
+        except IdemstoreError as error:
+            self.run.broken.append((candidate.name, str(error)))
+            self._view.note("red", f"{candidate.name} could not be measured: {error}")
+            self._view.skip(pairs)
 
     def _target(self, target: Target, own: bool) -> None:
         """One target."""

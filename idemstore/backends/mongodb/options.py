@@ -76,8 +76,9 @@ class MongoOptions(Options):
 
 
 _OURS: Final = frozenset(
-    {"timeout", "collection", "max_result", "w", "readPreference", "journal", "retryWrites", "retryReads", "authSource"}
-)
+    {"collection", "max_result", "w", "readPreference", "journal", "retryWrites", "retryReads", "authSource"}
+) | {item.name for item in fields(Options)}
+"""What PyMongo is not given, or not as it stands."""
 
 
 def database(url: StoreUrl) -> str:
