@@ -80,6 +80,9 @@ def run(
     chosen = candidates(urls, everything)
     seconds = plan.seconds_of_sample(len(chosen))
     introduce(plan, [one.name for one in chosen], seconds, console)
+    busy = start.machine.busy
+    if busy is not None:
+        console.print(Text(busy, style="yellow"), soft_wrap=True)
     with screen(console, len(plan.cells) * plan.rounds * len(chosen)) as view:
         conductor = Conductor(plan, chosen, plugins, view)
         conductor.measure()
