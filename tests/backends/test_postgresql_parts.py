@@ -20,7 +20,8 @@ from idemstore.backends.postgresql.dialect import Call, PostgresqlDialect
 from idemstore.backends.postgresql.options import read_target
 from idemstore.backends.postgresql.pool import MAX_IDLE, AsyncPool, Pool
 from idemstore.backends.postgresql.refusals import LOST, Refusal, Remedy, remedy
-from idemstore.backends.postgresql.resolve import named, resolve
+from idemstore.backends.postgresql.resolve import resolve
+from idemstore.resolve import named
 from idemstore.backends.postgresql.schema import FUNCTIONS, MAX_TABLE, VERSION, Schema, identifier, literal
 from idemstore.backends.postgresql.wire import encode
 from idemstore.errors import (
