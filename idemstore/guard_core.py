@@ -331,11 +331,22 @@ class GuardCore(Generic[Op]):
                 f"a {type(fn).__name__} without a name of its own would share its keys, and so its results, with "
                 "others like it: give scope=..."
             )
+        if scope is None and not callable(key) and _of_an_object(fn):
+            raise ConfigurationError(
+                f"{name} is a method: all objects of its class would share its keys, and so its results; give "
+                "scope=lambda self, ...: ... that tells them apart, or scope='a name' where they are to share"
+            )
         return Binding(fn, key, scope, fingerprint)
 
     def close(self) -> None:
         """Refuse further calls; those that run go on. The store stays open: it is yours."""
         self._closed = True
+
+
+def _of_an_object(fn: Callable[..., object]) -> bool:
+    """Whether a function is a method, of an instance or a class: what it does depends on more than its arguments."""
+    first = next(iter(inspect.signature(fn).parameters), None)
+    return inspect.ismethod(fn) or first in ("self", "cls")
 
 
 def nested(stored: str) -> NestedCall:
