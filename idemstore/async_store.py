@@ -7,8 +7,10 @@ from types import TracebackType
 from typing import Self, TypeVar, cast
 
 from idemstore import checks, flows
+from idemstore.cache import LocalCache
 from idemstore.checks import Duration
-from idemstore.errors import IdemstoreError, StoreClosed, UnsupportedMode, WrongEventLoop
+from idemstore.coalesce import Coalescer, Coalescing
+from idemstore.errors import IdemstoreError, StoreClosed, UnknownOption, UnsupportedMode, WrongEventLoop
 from idemstore.exchange import AsyncDriver, AsyncWatch, Dialect, Exchange, Snapshot
 from idemstore.face import (
     DAY,
@@ -23,8 +25,9 @@ from idemstore.face import (
     Renewal,
     parents,
 )
-from idemstore.keys import KeyLike, redact
+from idemstore.keys import KeyLike, encode_key, redact
 from idemstore.outcomes import ClaimOutcome, SettleOutcome
+from idemstore.url import Options
 
 Q = TypeVar("Q")
 R = TypeVar("R")
@@ -48,9 +51,13 @@ class AsyncStore(Face):
         timeout: float,
         name: str,
         join: Callable[[object], AsyncDriver[Q, R]] | None = None,
+        coalesce: Coalescing | None = None,
     ) -> None:
-        """As ``Store``; ``connect`` is called on the event loop that the store binds to."""
+        """As ``Store``; ``connect`` is called on the event loop that the store binds to. ``coalesce``: how calls travel
+        together, where the family can do that.
+        """
         super().__init__(dialect, timeout, name)
+        self._coalesce = coalesce
         self._connect = cast("Callable[[], AsyncDriver[object, object]]", connect)
         self._join = cast("Callable[[object], AsyncDriver[object, object]] | None", join)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -58,6 +65,7 @@ class AsyncStore(Face):
     def after_fork(self) -> None:
         """As in ``Store``; the parent's loop does not run here either."""
         parents.append(self._driver)
+        self._forget_cached()
         self._driver = self._loop = None
 
     def _live(self) -> AsyncDriver[object, object]:
@@ -72,9 +80,20 @@ class AsyncStore(Face):
                 f"{self!r} belongs to another event loop, where its connections live: "
                 "open one store per event loop (one asyncio.run, one store)"
             )
-        self._driver = self._connect()
+        driver = self._connect()
+        how = self._coalesce
+        self._driver = driver if how is None or not how.default else Coalescer(driver, how)
         self._loop = loop
         return self._driver
+
+    def _configure(self, options: Options) -> Self:
+        """As ``Store._configure``."""
+        self._cache = LocalCache(options.local_cache) if options.local_cache else None
+        if options.coalesce is not None and self._coalesce is not None:
+            self._coalesce = self._coalesce._replace(default=options.coalesce)
+        elif options.coalesce:
+            raise UnknownOption(f"{self.name}: calls of this family do not coalesce: leave out 'coalesce'")
+        return self
 
     async def _ask(self, exchange: Ask[T], key: str | None = None, timeout: float | None = None) -> T:
         """As ``Store._ask``."""
@@ -122,16 +141,36 @@ class AsyncStore(Face):
         wait: Duration = 0,
     ) -> ClaimOutcome:
         """As ``Store.claim``."""
-        stored = self._key(key)
+        stored = encode_key(key, self._key_bytes)
+        cache = self._cache
+        if cache is not None:
+            found = self._cached(cache, stored, lease, retention, fingerprint, token, wait)
+            if found is None:
+                found = await self._look(cache, stored, fingerprint)
+            if found is not None:
+                return found
         exchange = self._claim(stored, lease, retention, fingerprint, token, takeover)
-        if wait == 0:
-            return await self._ask(exchange, stored)
+        outcome = await (self._ask(exchange, stored) if wait == 0 else self._wait(exchange, stored, wait))
+        if cache is not None:
+            cache.saw(stored, outcome)
+        return outcome
+
+    async def _wait(self, exchange: Ask[ClaimOutcome], stored: str, wait: Duration) -> ClaimOutcome:
+        """Claim, and wait for whoever runs."""
         seconds = checks.seconds_to_wait(wait)
         return await flows.run_async(
             flows.claim_or_wait(exchange, seconds),
             lambda again: self._ask(again, stored),
             lambda: self._watch(stored),
         )
+
+    async def _look(self, cache: LocalCache, stored: str, fingerprint: bytes | None) -> ClaimOutcome | None:
+        """Ask for the whole record in place of a claim, where it is known to be finished."""
+        forgets, since = cache.asked(stored), time.monotonic()
+        if forgets is None:
+            return None
+        snapshot = await self._ask(self._dialect.get(stored), stored)
+        return cache.keep(stored, snapshot, fingerprint, since, forgets)
 
     def _watch(self, key: str) -> AsyncWatch:
         return self._live().watch(key)
@@ -141,7 +180,10 @@ class AsyncStore(Face):
     ) -> SettleOutcome:
         """As ``Store.complete``."""
         stored = self._key(key)
-        return await self._ask(self._complete(stored, token, result, retention), stored)
+        cache, outcome = self._cache, await self._ask(self._complete(stored, token, result, retention), stored)
+        if cache is not None:
+            cache.settled(stored, outcome, result)
+        return outcome
 
     async def fail(
         self,
@@ -154,7 +196,10 @@ class AsyncStore(Face):
     ) -> SettleOutcome:
         """As ``Store.fail``."""
         stored = self._key(key)
-        return await self._ask(self._fail(stored, token, result, retention, retry_after), stored)
+        cache, outcome = self._cache, await self._ask(self._fail(stored, token, result, retention, retry_after), stored)
+        if cache is not None and retry_after is None:
+            cache.settled(stored, outcome, result)
+        return outcome
 
     async def renew(
         self, key: KeyLike, token: str, *, lease: Duration = LEASE, checkpoint: bytes | None = None
@@ -211,7 +256,14 @@ class AsyncStore(Face):
     async def forget(self, key: KeyLike) -> bool:
         """As ``Store.forget``."""
         stored = self._key(key)
-        return await self._ask(self._dialect.forget(stored), stored)
+        cache = self._cache
+        if cache is None:
+            return await self._ask(self._dialect.forget(stored), stored)
+        cache.drop(stored)
+        try:
+            return await self._ask(self._dialect.forget(stored), stored)
+        finally:
+            cache.drop(stored)  # and what was asked for meanwhile
 
     async def purge(self, limit: int = 1000) -> int:
         """As ``Store.purge``."""
@@ -235,12 +287,22 @@ class AsyncStore(Face):
         return store
 
     def wrapped(self, wrap: Callable[[AsyncDriver[object, object]], AsyncDriver[object, object]]) -> "AsyncStore":
-        """As ``Store.wrapped``."""
+        """As ``Store.wrapped``. What coalesces stands around it: it sees what is on the wire."""
         connect = self._connect
-        return AsyncStore(self._dialect, lambda: wrap(connect()), timeout=self.timeout, name=self.name, join=self._join)
+        store = AsyncStore(
+            self._dialect,
+            lambda: wrap(connect()),
+            timeout=self.timeout,
+            name=self.name,
+            join=self._join,
+            coalesce=self._coalesce,
+        )
+        store._cache = None if self._cache is None else LocalCache(self._cache.entries)
+        return store
 
     async def close(self) -> None:
         """As ``Store.close``; on the store's own loop, or after that was closed: then nothing is left to be told."""
+        self._cache = None
         if self._loop is not None and self._loop.is_closed():
             self._closed, self._driver = True, None
             return

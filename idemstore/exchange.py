@@ -7,7 +7,8 @@ for sync and async, and can be tested without a server.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, Protocol, TypeVar, Union
+from enum import Enum
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar, Union, runtime_checkable
 
 from idemstore.errors import IdemstoreError
 from idemstore.machine import MICROSECONDS, Claim, Complete, Fail, Record, Release, Renew, State
@@ -187,4 +188,24 @@ class AsyncDriver(Protocol[Q_contra, R_co]):
 
     async def close(self) -> None:
         """As ``Driver.close``."""
+        ...
+
+
+class Alone(Enum):
+    """In place of a reply: nothing of this call was applied, since it would make its neighbours wait. Send it alone."""
+
+    ALONE = "alone"
+
+
+ALONE: Final = Alone.ALONE
+
+
+@runtime_checkable
+class Together(Protocol[Q_contra, R_co]):
+    """What an async driver may offer beside ``execute_many``: batches of calls that are strangers to each other."""
+
+    async def execute_together(
+        self, requests: Sequence[Q_contra], timeout: float
+    ) -> Sequence[R_co | IdemstoreError | Alone]:
+        """As ``execute_many``, but a call that has to wait for somebody's lock does not make its neighbours wait."""
         ...

@@ -207,13 +207,13 @@ def named(
     for index, answer in enumerate(answers):
         key = keys[index]
         if key is not None and isinstance(answer, IdemstoreError) and not isinstance(answer, InvalidKey):
-            error = answers[index] = _copied(answer) if id(answer) in given else answer
+            error = answers[index] = copied(answer) if id(answer) in given else answer
             given.add(id(answer))
             error.key = redact(encode_key(key, key_bytes))
     return answers
 
 
-def _copied(error: IdemstoreError) -> IdemstoreError:
+def copied(error: IdemstoreError) -> IdemstoreError:
     """The same error for another item."""
     other = copy.copy(error)
     other.__cause__ = error.__cause__

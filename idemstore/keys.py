@@ -7,7 +7,7 @@ of what is stored, so they never change without a new version.
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from typing import Final, cast
+from typing import Final
 
 from idemstore.errors import InvalidKey, InvalidPayload
 
@@ -35,17 +35,16 @@ def encode_key(key: KeyLike, max_bytes: int) -> str:
     Parts are joined by ``:``; a ``:`` or ``%`` inside a part is percent-escaped, so different parts never give the same
     stored key and a plain key is stored as it is. Nothing is normalised: keys are equal when their bytes are.
     """
-    if type(key) is StoredKey and key.isascii() and len(key) <= max_bytes:
-        return str(key)
-    quick = _plain(key)
-    if quick is not None and 0 < len(quick) <= max_bytes:
-        return quick  # most keys, in a fraction of the time
-    if isinstance(key, StoredKey):
+    if type(key) is str and key.isascii() and key.isprintable() and ":" not in key and "%" not in key and key:
+        if len(key) <= max_bytes:
+            return key  # most keys, in a fraction of the time
+        stored = key
+    elif isinstance(key, StoredKey):
         stored = str(key)
     elif isinstance(key, str):
         stored = _escape(key)
     elif isinstance(key, tuple) and key:
-        stored = ":".join(map(_escape, key))
+        stored = _joined(key)
     else:
         raise InvalidKey(f"a key is a str or a non-empty tuple of str (scope..., key), not {type(key).__name__}")
     try:
@@ -60,23 +59,16 @@ def encode_key(key: KeyLike, max_bytes: int) -> str:
     return stored
 
 
-def _plain(key: KeyLike) -> str | None:
-    """A key in which there is nothing to escape and nothing to object to but its length; None: look closer."""
-    kind = type(key)
-    if kind is tuple:
-        if "" in key:
-            return None
+def _joined(parts: tuple[str, ...]) -> str:
+    """All parts of a key. Most have nothing to escape and nothing to object to, which one look at the whole tells."""
+    if "" not in parts:
         try:
-            text = ":".join(key)
+            text = ":".join(parts)
         except TypeError:
-            return None  # a part is no str
-        colons = len(key) - 1
-    elif kind is str:
-        text, colons = cast("str", key), 0
-    else:
-        return None
-    plain = text.isascii() and text.isprintable() and "%" not in text and text.count(":") == colons
-    return text if plain else None
+            text = "%"  # a part is no str: look closer
+        if text.isascii() and text.isprintable() and "%" not in text and text.count(":") == len(parts) - 1:
+            return text
+    return ":".join(map(_escape, parts))
 
 
 def _escape(part: str) -> str:

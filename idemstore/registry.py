@@ -77,14 +77,18 @@ def register(scheme: str, target: str) -> None:
 
 def open(url: str) -> "Store":  # noqa: A001 - the field's word, as in dbm.open and fsspec.open
     """Open a sync store by URL. Nothing connects before the first call; every error in the URL is raised here."""
+    from idemstore.url import common_options
+
     parsed, backend = _find(url)
-    return backend.open(parsed)
+    return backend.open(parsed)._configure(common_options(parsed))
 
 
 def open_async(url: str) -> "AsyncStore":
     """Open an async store by URL; not a coroutine. It binds to the event loop that first uses it."""
+    from idemstore.url import common_options
+
     parsed, backend = _find(url)
-    return backend.open_async(parsed)
+    return backend.open_async(parsed)._configure(common_options(parsed))
 
 
 def schemes() -> list[str]:

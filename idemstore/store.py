@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self, TypeVar, cast
 
 from idemstore import checks, flows
+from idemstore.cache import LocalCache
 from idemstore.checks import Duration
 from idemstore.errors import IdemstoreError, StoreClosed, UnsupportedMode
 from idemstore.exchange import Dialect, Driver, Exchange, Snapshot, Watch
@@ -29,6 +30,7 @@ from idemstore.face import (
 )
 from idemstore.keys import KeyLike, encode_key, redact
 from idemstore.outcomes import ClaimOutcome, SettleOutcome
+from idemstore.url import Options
 
 Q = TypeVar("Q")
 R = TypeVar("R")
@@ -66,6 +68,7 @@ class Store(Face):
     def after_fork(self) -> None:
         """A parent's connection, used or closed here, would speak on the parent's socket: put it aside for good."""
         parents.append(self._driver)
+        self._forget_cached()
         self._driver = None
         self._lock = threading.RLock()
 
@@ -78,6 +81,11 @@ class Store(Face):
                 driver = self._connect()
                 self._driver = self._driver or driver  # a signal handler may have been faster
             return self._driver
+
+    def _configure(self, options: Options) -> Self:
+        """Set what every URL may ask for, before the first use."""
+        self._cache = LocalCache(options.local_cache) if options.local_cache else None
+        return self
 
     def _ask(self, exchange: Ask[T], key: str | None = None, timeout: float | None = None) -> T:
         """Carry an exchange, and those that must follow it, within one deadline."""
@@ -133,15 +141,35 @@ class Store(Face):
         (seconds); the answer is ``InFlight`` if it is still running then.
         """
         stored = encode_key(key, self._key_bytes)
+        cache = self._cache
+        if cache is not None:
+            found = self._cached(cache, stored, lease, retention, fingerprint, token, wait)
+            if found is None:
+                found = self._look(cache, stored, fingerprint)
+            if found is not None:
+                return found
         exchange = self._claim(stored, lease, retention, fingerprint, token, takeover)
-        if wait == 0:
-            return self._ask(exchange, stored)
+        outcome = self._ask(exchange, stored) if wait == 0 else self._wait(exchange, stored, wait)
+        if cache is not None:
+            cache.saw(stored, outcome)
+        return outcome
+
+    def _wait(self, exchange: Ask[ClaimOutcome], stored: str, wait: Duration) -> ClaimOutcome:
+        """Claim, and wait for whoever runs."""
         seconds = checks.seconds_to_wait(wait)
         return flows.run(
             flows.claim_or_wait(exchange, seconds),
             lambda again: self._ask(again, stored),
             lambda: self._watch(stored),
         )
+
+    def _look(self, cache: LocalCache, stored: str, fingerprint: bytes | None) -> ClaimOutcome | None:
+        """Ask for the whole record in place of a claim, where it is known to be finished."""
+        forgets, since = cache.asked(stored), time.monotonic()
+        if forgets is None:
+            return None
+        snapshot = self._ask(self._dialect.get(stored), stored)
+        return cache.keep(stored, snapshot, fingerprint, since, forgets)
 
     def _watch(self, key: str) -> Watch:
         return (self._driver or self._live()).watch(key)
@@ -151,7 +179,10 @@ class Store(Face):
         means that somebody else owns or owned the key, and that this result is not stored.
         """
         stored = encode_key(key, self._key_bytes)
-        return self._ask(self._complete(stored, token, result, retention), stored)
+        cache, outcome = self._cache, self._ask(self._complete(stored, token, result, retention), stored)
+        if cache is not None:
+            cache.settled(stored, outcome, result)
+        return outcome
 
     def fail(
         self,
@@ -166,7 +197,10 @@ class Store(Face):
         in seconds, at most the retention.
         """
         stored = self._key(key)
-        return self._ask(self._fail(stored, token, result, retention, retry_after), stored)
+        cache, outcome = self._cache, self._ask(self._fail(stored, token, result, retention, retry_after), stored)
+        if cache is not None and retry_after is None:
+            cache.settled(stored, outcome, result)
+        return outcome
 
     def renew(
         self, key: KeyLike, token: str, *, lease: Duration = LEASE, checkpoint: bytes | None = None
@@ -227,7 +261,14 @@ class Store(Face):
     def forget(self, key: KeyLike) -> bool:
         """Delete a record whatever its state, an owner's claim included; True where there was one. For operators."""
         stored = self._key(key)
-        return self._ask(self._dialect.forget(stored), stored)
+        cache = self._cache
+        if cache is None:
+            return self._ask(self._dialect.forget(stored), stored)
+        cache.drop(stored)
+        try:
+            return self._ask(self._dialect.forget(stored), stored)
+        finally:
+            cache.drop(stored)  # and what was asked for meanwhile
 
     def purge(self, limit: int = 1000) -> int:
         """Delete at most ``limit`` records whose retention is over, never a live one; how many went. Call until 0."""
@@ -255,12 +296,14 @@ class Store(Face):
     def wrapped(self, wrap: Callable[[Driver[object, object]], Driver[object, object]]) -> "Store":
         """A second store like this one whose driver is ``wrap(driver)``: for counting, tracing and fault injection."""
         connect = self._connect
-        return Store(self._dialect, lambda: wrap(connect()), timeout=self.timeout, name=self.name, join=self._join)
+        store = Store(self._dialect, lambda: wrap(connect()), timeout=self.timeout, name=self.name, join=self._join)
+        store._cache = None if self._cache is None else LocalCache(self._cache.entries)
+        return store
 
     def close(self) -> None:
         """Close every connection. A closed store raises ``StoreClosed``; closing twice is fine."""
         with self._lock:
-            self._closed, driver, self._driver = True, self._driver, None
+            self._closed, driver, self._driver, self._cache = True, self._driver, None, None
         if driver is not None:
             driver.close()
 

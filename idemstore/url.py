@@ -119,6 +119,10 @@ class Options:
 
     timeout: float = dataclasses.field(default=5.0, metadata={"min": 0.001, "max": MAX_TIMEOUT})
     """Seconds that one call may take in all: connection, network, re-sends. Waiting for another caller comes on top."""
+    coalesce: bool | None = None
+    """Whether concurrent calls of an async store leave as batches; None: where it wins. Sync stores never do that."""
+    local_cache: int = dataclasses.field(default=0, metadata={"min": 0, "max": 10_000_000})
+    """How many finished records the store may keep in memory, to replay them without asking the server; 0: none."""
 
 
 Opts = TypeVar("Opts", bound=Options)
@@ -137,6 +141,12 @@ def read_options(url: StoreUrl, kind: type[Opts]) -> Opts:
         values[name] = _convert(name, text, hints[name], fields[name].metadata)
     made: Opts = dataclasses.replace(kind(), **values)  # type: ignore[arg-type]
     return made
+
+
+def common_options(url: StoreUrl) -> Options:
+    """The options that every store URL may carry; those of the family have been read by the family."""
+    common = {field.name for field in dataclasses.fields(Options)}
+    return read_options(dataclasses.replace(url, query=tuple(pair for pair in url.query if pair[0] in common)), Options)
 
 
 def _suggest(name: str, known: dict[str, dataclasses.Field[object]]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from idemstore.errors import IdemstoreError, StoreTimeout, StoreUnavailable
-from idemstore.exchange import AsyncDriver, AsyncWatch, Driver, Watch
+from idemstore.exchange import Alone, AsyncDriver, AsyncWatch, Driver, Together, Watch
 from idemstore.testing.blocking import PATIENCE, BlockingStore, Client
 
 
@@ -186,6 +186,19 @@ class AsyncFaultyDriver:
             await asyncio.to_thread(order.before.stand)
         for _ in range(order.deliveries):
             replies = list(await self._driver.execute_many(requests, timeout))
+        await self._reply(order)
+        return replies
+
+    async def execute_together(
+        self, requests: Sequence[object], timeout: float
+    ) -> Sequence[object | IdemstoreError | Alone]:
+        """The same for calls that coalesce."""
+        order, replies = self._faults.take(), list[object | IdemstoreError | Alone]()
+        carry = self._driver.execute_together if isinstance(self._driver, Together) else self._driver.execute_many
+        if order.before is not None:
+            await asyncio.to_thread(order.before.stand)
+        for _ in range(order.deliveries):
+            replies = list(await carry(requests, timeout))
         await self._reply(order)
         return replies
 

@@ -16,7 +16,7 @@ from idemstore.backends.redis import routing, script
 from idemstore.backends.redis.dialect import NOSCRIPT, RedisDialect, Request, wrote
 from idemstore.backends.redis.faults import Fault
 from idemstore.backends.redis.options import Address, RedisOptions, Topology, read_target
-from idemstore.backends.redis.resp import LARGE, joined, pack, pack_after
+from idemstore.backends.redis.resp import LARGE, NotResp, Refused, joined, pack, pack_after, replies_in
 from idemstore.backends.redis.routing import Attempts, Batch
 from idemstore.backends.redis.sync_pool import Tickets
 from idemstore.errors import (
@@ -172,6 +172,52 @@ def test_pack_large(sizes):
     assert b"".join(chunks) == pack(*words)
     for word in words:
         assert len(word) < LARGE or any(chunk is word for chunk in chunks)
+
+
+PIECES = (
+    b"$4\r\ndone\r\n:-7\r\n+OK\r\n$-1\r\n*-1\r\n"
+    b"*3\r\n$6\r\nr\r\n\r\ns\r\n$-1\r\n:12\r\n-NOSCRIPT No matching\r\n$0\r\n\r\n*0\r\n"
+)
+READ = [b"done", -7, b"OK", None, None, [b"r\r\n\r\ns", None, 12], Refused("NOSCRIPT No matching"), b"", []]
+
+
+def read_in(pieces, count):
+    """As a connection does: what did not fit is looked at again with what comes next."""
+    replies, data = [], b""
+    for piece in pieces:
+        data += piece
+        at, missing = replies_in(data, count, replies)
+        assert missing > 0 or len(replies) == count
+        data = data[at:]
+    return replies, data
+
+
+def test_replies_in_pieces_of_any_size():
+    """However the stream is cut, the same replies come out, and nothing is left."""
+    for size in range(1, len(PIECES) + 1):
+        pieces = [PIECES[start : start + size] for start in range(0, len(PIECES), size)]
+        assert read_in(pieces, len(READ)) == (READ, b"")
+
+
+def test_replies_say_how_much_is_missing():
+    """So that a large result is waited for once, and never more than there will be."""
+    data = b"$10\r\n0123456789\r\n"
+    for cut in range(5, len(data)):
+        assert replies_in(data[:cut], 1, []) == (0, len(data) - cut)
+    assert replies_in(b"*2\r\n:1\r\n" + data[:6], 1, []) == (0, len(data) - 6)
+    assert replies_in(b"$10", 1, []) == (0, 1)
+
+
+def test_more_replies_than_were_asked_for():
+    """They stay where they are."""
+    assert replies_in(b":1\r\n:2\r\n", 1, []) == (4, 0)
+
+
+@pytest.mark.parametrize("data", [b"HTTP/1.1 400\r\n", b"$x\r\n", b"\r\n", b":\r\n", b"*1\r\n?\r\n"])
+def test_what_is_no_reply(data):
+    """It is refused, not guessed at."""
+    with pytest.raises(NotResp):
+        replies_in(data, 1, [])
 
 
 def test_joined():

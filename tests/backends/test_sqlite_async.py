@@ -123,7 +123,7 @@ def test_cancelled_before_its_turn_is_never_applied(subject, monkeypatch):
             ping = asyncio.create_task(store.ping())
             await asyncio.to_thread(inside.wait, 30)
             claim, other = asyncio.create_task(store.claim("k")), asyncio.create_task(store.claim("other"))
-            while store._driver._worker.jobs.qsize() < 2:  # noqa: ASYNC110 - nobody else knows
+            while store._driver.driver._worker.jobs.qsize() < 2:  # noqa: ASYNC110 - nobody else knows
                 await asyncio.sleep(0)
             claim.cancel()
             with pytest.raises(asyncio.CancelledError):

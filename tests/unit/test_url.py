@@ -125,7 +125,7 @@ def test_options():
     ("query", "match"),
     [
         ("sise=5", "did you mean 'size'"),
-        ("zzz=5", "it knows flag, name, ratio, size, timeout"),
+        ("zzz=5", "it knows coalesce, flag, local_cache, name, ratio, size, timeout"),
         ("size=x", "whole number from 1 to 10"),
         ("size=1.5", "whole number"),
         ("size=0", "from 1 to 10"),

@@ -10,6 +10,7 @@ guarantees. The functions are installed by ``store.migrate()``, ``idemstore migr
 
 from typing import TYPE_CHECKING, Final
 
+from idemstore.backends.postgresql.batches import step_key
 from idemstore.backends.postgresql.dialect import Call, PostgresqlDialect, Reply
 from idemstore.backends.postgresql.options import read_target
 from idemstore.backends.postgresql.schema import Schema
@@ -20,6 +21,7 @@ from idemstore.url import StoreUrl
 
 if TYPE_CHECKING:
     from idemstore.async_store import AsyncStore
+    from idemstore.backends.postgresql.migrating import AsyncMigrated
     from idemstore.backends.postgresql.options import Target
     from idemstore.exchange import AsyncDriver, Driver
 
@@ -63,6 +65,7 @@ class PostgresqlBackend:
         from idemstore.async_store import AsyncStore
         from idemstore.backends.postgresql.joined import join_async
         from idemstore.backends.postgresql.migrating import AsyncMigratingDriver
+        from idemstore.coalesce import Coalescing
 
         dialect = _dialect(target, schema)
 
@@ -76,6 +79,7 @@ class PostgresqlBackend:
             timeout=target.options.timeout,
             name=target.name,
             join=lambda connection: join_async(connection, target, schema),
+            coalesce=Coalescing(step_key),
         )
 
 
@@ -98,7 +102,7 @@ def _dialect(target: "Target", schema: Schema) -> PostgresqlDialect:
     return PostgresqlDialect(schema, target.name, target.options.max_result)
 
 
-def _async_driver(name: str | None, target: "Target", schema: Schema) -> "AsyncDriver[Call, Reply]":
+def _async_driver(name: str | None, target: "Target", schema: Schema) -> "AsyncMigrated":
     """The driver that the URL names."""
     if name == "psycopg":
         from idemstore.backends.postgresql.psycopg_async import AsyncPsycopgDriver

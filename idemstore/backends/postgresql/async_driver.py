@@ -8,7 +8,7 @@ from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 from idemstore.backends.postgresql import dialing
-from idemstore.backends.postgresql.carry import carry_many_async
+from idemstore.backends.postgresql.carry import carry_many_async, carry_together
 from idemstore.backends.postgresql.dialect import Call, Reply, busy
 from idemstore.backends.postgresql.dialing import Host, Hosts
 from idemstore.backends.postgresql.lobby import FIRST_PAUSE, LAST_PAUSE, AsyncLobby, AsyncLobbyWatch, Busy
@@ -17,6 +17,7 @@ from idemstore.backends.postgresql.pool import AsyncPool, Line
 from idemstore.backends.postgresql.refusals import ATTEMPTS, Refusal, Remedy, remedy
 from idemstore.backends.postgresql.schema import Schema
 from idemstore.errors import IdemstoreError
+from idemstore.exchange import Alone
 
 
 class TalkingLine(Line, Protocol):
@@ -60,6 +61,12 @@ class AsyncPooledDriver(Generic[L]):
     async def execute_many(self, requests: Sequence[Call], timeout: float) -> Sequence[Reply | IdemstoreError]:
         """Carry many; see ``batches``."""
         return await carry_many_async(requests, self._schema, partial(self._call, time.monotonic() + timeout, timeout))
+
+    async def execute_together(
+        self, requests: Sequence[Call], timeout: float
+    ) -> Sequence[Reply | IdemstoreError | Alone]:
+        """Carry many of different callers; see ``batches``."""
+        return await carry_together(requests, self._schema, partial(self._call, time.monotonic() + timeout, timeout))
 
     async def _call(self, deadline: float, timeout: float, call: Call) -> Reply:
         """One call of a batch: once, and again where the connection, not the call, was at fault."""

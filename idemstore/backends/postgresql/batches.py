@@ -10,15 +10,17 @@ from typing import Final, cast
 
 from idemstore.backends.postgresql import frames
 from idemstore.backends.postgresql.dialect import Arg, Call, Reply
-from idemstore.backends.postgresql.refusals import Refusal
+from idemstore.backends.postgresql.refusals import BLOCKED, Refusal
 from idemstore.backends.postgresql.schema import Schema
 from idemstore.errors import IdemstoreError
+from idemstore.exchange import ALONE, Alone
 
 MAX_BYTES: Final = 32 * 2**20
 """Of the results and checkpoints in one message; the server takes 1 GB."""
 
 Answer = Reply | IdemstoreError
-Batch = Generator[Call, Answer, list[Answer]]
+Answers = dict[int, Answer | Alone]
+Batch = Generator[Call, Answer, list[Answer | Alone]]
 
 _STEPS: Final = frozenset({"claim", "complete", "fail", "renew", "release"})
 
@@ -26,31 +28,41 @@ _ONE_ITEM: Final = ("22", "23", "XX001", "54")
 """Refusals that one item can bring on all: data that the database cannot take or read, or too much of it."""
 
 
-def together(requests: Sequence[Call], schema: Schema) -> Batch:
-    """Yields calls, is sent their replies (or errors), returns one answer per request."""
-    answers: dict[int, Answer] = {}
+def step_key(call: Call) -> str | None:
+    """The key of an operation on a record; None for anything else, which no batch carries."""
+    return cast("str", call.args[0]) if call.statement.name in _STEPS else None
+
+
+def together(requests: Sequence[Call], schema: Schema, *, strangers: bool = False) -> Batch:
+    """Yields calls, is sent their replies (or errors), returns one answer per request. ``strangers``: they are of
+    different callers; where one of them would hold up or spoil the batch, all are to be sent alone.
+    """
+    answers: Answers = {}
     for group in _groups(requests):
         if len(group) == 1:
             answers[group[0]] = yield requests[group[0]]
         else:
-            yield from _group(group, requests, schema, answers)
+            yield from _group(group, requests, schema, answers, strangers)
     return [answers[index] for index in range(len(requests))]
 
 
 def _group(
-    group: list[int], requests: Sequence[Call], schema: Schema, answers: dict[int, Answer]
+    group: list[int], requests: Sequence[Call], schema: Schema, answers: Answers, strangers: bool
 ) -> Generator[Call, Answer, None]:
     """Calls that travel as one."""
     first = requests[group[0]]
     if first.statement.name not in _STEPS:
         answers.update(dict.fromkeys(group, (yield first)))
         return
-    reply = yield Call(schema.many, _columns([requests[index] for index in group]))
-    if isinstance(reply, Refusal) and reply.sqlstate.startswith(_ONE_ITEM):
+    statement = schema.many_briefly if strangers else schema.many
+    reply = yield Call(statement, _columns([requests[index] for index in group]))
+    if strangers and isinstance(reply, Refusal) and reply.sqlstate.startswith((BLOCKED, *_ONE_ITEM)):
+        answers.update(dict.fromkeys(group, ALONE))
+    elif isinstance(reply, Refusal) and reply.sqlstate.startswith(_ONE_ITEM):
         for index in group:
             answers[index] = yield requests[index]
     elif isinstance(reply, list) and len(reply) == len(group):
-        answers.update((index, [cell]) for index, cell in zip(group, reply, strict=True))
+        answers.update(zip(group, [[cell] for cell in reply], strict=True))
     elif isinstance(reply, list):
         answers.update(dict.fromkeys(group, frames.misbehaved(None)))
     else:

@@ -3,10 +3,11 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from typing import Protocol
 
 from idemstore.backends.postgresql.dialect import Ask, Call, PostgresqlDialect, Reply
 from idemstore.errors import IdemstoreError, StoreTimeout
-from idemstore.exchange import AsyncDriver, AsyncWatch, Driver, Exchange, Watch
+from idemstore.exchange import Alone, AsyncDriver, AsyncWatch, Driver, Exchange, Together, Watch
 from idemstore.turn import Taken, Turn
 
 
@@ -53,10 +54,14 @@ class MigratingDriver:
         self._driver.close()
 
 
+class AsyncMigrated(AsyncDriver[Call, Reply], Together[Call, Reply], Protocol):
+    """What is driven after the migration."""
+
+
 class AsyncMigratingDriver:
     """Async."""
 
-    def __init__(self, driver: AsyncDriver[Call, Reply], dialect: PostgresqlDialect) -> None:
+    def __init__(self, driver: AsyncMigrated, dialect: PostgresqlDialect) -> None:
         self._driver, self._dialect = driver, dialect
         self._lock = asyncio.Lock()
         self._ready = False
@@ -87,6 +92,12 @@ class AsyncMigratingDriver:
     async def execute_many(self, requests: Sequence[Call], timeout: float) -> Sequence[Reply | IdemstoreError]:
         """Carry many."""
         return await self._driver.execute_many(requests, await self._prepare(timeout))
+
+    async def execute_together(
+        self, requests: Sequence[Call], timeout: float
+    ) -> Sequence[Reply | IdemstoreError | Alone]:
+        """Carry many of different callers."""
+        return await self._driver.execute_together(requests, await self._prepare(timeout))
 
     def watch(self, key: str) -> AsyncWatch:
         """The driver's own."""

@@ -40,6 +40,10 @@ ATTEMPTS: Final = 3
 """How often a driver sends a call, where the remedy is to send it again."""
 
 
+BLOCKED: Final = "55P03"
+"""A lock was not to be had within the time that the statement may wait for it."""
+
+
 class Refusal(NamedTuple):
     """The server's error reply: its SQLSTATE, and its message without detail (which may quote values)."""
 
@@ -77,7 +81,7 @@ _MEANINGS: Final[Mapping[str, tuple[type[IdemstoreError], str]]] = {
         "nothing can be written, all is read-only: a standby, a primary that stepped down, or your own transaction",
     ),
     "57014": (StoreTimeout, "the server gave the call up at the time-out (or was told to): repeating it is safe"),
-    "55P03": (StoreTimeout, "a lock was not to be had in time: repeating the call is safe"),
+    BLOCKED: (StoreTimeout, "a lock was not to be had in time: repeating the call is safe"),
     "53100": (StoreFull, "the server's disk is full: nothing was stored; make room there"),
     "42501": (AccessDenied, "the role lacks a permission"),
     "3D000": (SchemaError, "the database does not exist: create it, or correct the URL"),

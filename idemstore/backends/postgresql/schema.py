@@ -40,6 +40,9 @@ the clock less than that before its row went in is greater than those of all ear
 insert takes, and shorter than a client needs to release what it has claimed: hardly anything waits or is written twice.
 """
 
+BRIEF: Final = 50
+"""Milliseconds. How long a batch of calls that are strangers to each other may wait for one lock."""
+
 _LONGEST_SUFFIX: Final = max(map(len, FUNCTIONS)) + len(f"__v{VERSION}")
 MAX_NAME: Final = 63
 MAX_TABLE: Final = MAX_NAME - _LONGEST_SUFFIX - 2
@@ -87,6 +90,7 @@ class Schema:
         self.forget = self._told("forget", "t")
         self.get = Statement("get", f"SELECT * FROM {self._function('get')}($1)", "t")  # noqa: S608 - names are quoted
         self.many = Statement("many", self._many(), "TTTBIIF")
+        self.many_briefly = Statement("many_briefly", self._many(brief=True), "TTTBIIF")
         self.inspect = Statement("inspect", self._text("inspect"))
         self.busy = Statement("busy", self._text("busy"), "T")
 
@@ -127,12 +131,16 @@ class Schema:
         places = ", ".join(f"${number}" for number in range(1, len(types) + 1))
         return Statement(name, f"SELECT {self._function(name)}({places})", types)
 
-    def _many(self) -> str:
-        """The call of the function that applies a batch."""
+    def _many(self, brief: bool = False) -> str:
+        """The call of the function that applies a batch; ``brief``: it fails rather than wait long for a lock. That
+        bound is set for this statement alone, before the function begins, since its first argument sets it.
+        """
         key, what = "($2::text[])[place]", "($1::text[])[place]"
         told = f"CASE WHEN {what} = 'renew' THEN reply ELSE {self._notified(key, 'reply')} END"
         reply = told if self._notify else "reply"
-        return f"SELECT {reply} FROM {self._function('many')}($1, $2, $3, $4, $5, $6, $7) ORDER BY place"  # noqa: S608
+        bound = f"CASE WHEN set_config('lock_timeout', '{BRIEF}', true) IS NOT NULL THEN $1::text[] END"
+        first = bound if brief else "$1"
+        return f"SELECT {reply} FROM {self._function('many')}({first}, $2, $3, $4, $5, $6, $7) ORDER BY place"  # noqa: S608
 
     def _told(self, name: str, types: str) -> Statement:
         """The call of a function whose success others may wait for."""

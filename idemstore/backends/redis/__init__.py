@@ -10,7 +10,7 @@ One record is one hash, every operation one Lua script and one round trip; see d
 
 from typing import TYPE_CHECKING, Final
 
-from idemstore.backends.redis.dialect import RedisDialect
+from idemstore.backends.redis.dialect import RedisDialect, key_of
 from idemstore.backends.redis.options import Target, read_target
 from idemstore.registry import need
 from idemstore.store import Store
@@ -35,8 +35,15 @@ class RedisBackend:
         target, dialect = _prepare(url)
         from idemstore.async_store import AsyncStore
         from idemstore.backends.redis.aio import AsyncRedisDriver
+        from idemstore.coalesce import Coalescing
 
-        return AsyncStore(dialect, lambda: AsyncRedisDriver(target), timeout=target.options.timeout, name=str(url))
+        return AsyncStore(
+            dialect,
+            lambda: AsyncRedisDriver(target),
+            timeout=target.options.timeout,
+            name=str(url),
+            coalesce=Coalescing(key_of, width=2),
+        )
 
 
 def _prepare(url: StoreUrl) -> tuple[Target, RedisDialect]:

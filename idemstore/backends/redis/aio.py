@@ -11,7 +11,7 @@ from idemstore.backends.redis.aio_nodes import AsyncCluster, AsyncNodes, AsyncSi
 from idemstore.backends.redis.aio_pool import AsyncLine, AsyncPool, ask
 from idemstore.backends.redis.dialect import NOSCRIPT, Reply, Request, wrote
 from idemstore.backends.redis.errors import CLIENT_ERRORS, cause, fault
-from idemstore.backends.redis.faults import Failed, Fault, exhausted, final, not_replicated, timed_out
+from idemstore.backends.redis.faults import Failed, Fault, disagreed, exhausted, final, not_replicated, timed_out
 from idemstore.backends.redis.options import Target, Topology
 from idemstore.backends.redis.resp import joined
 from idemstore.backends.redis.routing import Attempts, Batch, wait_milliseconds
@@ -128,10 +128,10 @@ class AsyncRedisDriver:
             target = self._nodes.asking(error, pool)
             if target is not None:
                 return await self._send(target, request, call, asking=True)
-        failure = fault(error, pool.address)
         if isinstance(error, MovedError) and self._nodes.moved(error, pool):
-            failure = failure._replace(again=True)
-        elif failure.again:
+            raise Failed(disagreed(pool.address)) from error
+        failure = fault(error, pool.address)
+        if failure.again:
             await self._nodes.failed(pool, line.generation)
         raise Failed(failure) from error
 
@@ -149,7 +149,8 @@ class AsyncRedisDriver:
             async with asyncio.timeout(timeout):
                 while True:
                     groups = await self._by_pool(batch, call)
-                    await asyncio.gather(*(self._pipeline(pool, part, batch, call) for pool, part in groups.items()))
+                    trips = [self._pipeline(pool, part, batch, call) for pool, part in groups.items()]
+                    await (trips[0] if len(trips) == 1 else asyncio.gather(*trips))
                     pause = call.next() if batch.due() else None
                     if pause is None:
                         return batch.results()
@@ -161,7 +162,10 @@ class AsyncRedisDriver:
     async def _by_pool(self, batch: Batch, call: _Call) -> dict[AsyncPool, list[int]]:
         """What is due, by the server that it goes to."""
         groups: dict[AsyncPool, list[int]] = {}
-        for index in batch.due():
+        due = batch.due()
+        if self._target.topology is not Topology.CLUSTER:
+            return {await self._nodes.pool(batch.requests[due[0]].key, call.deadline): due} if due else groups
+        for index in due:
             try:
                 pool = await self._nodes.pool(batch.requests[index].key, call.deadline)
             except Failed as failed:
@@ -181,11 +185,11 @@ class AsyncRedisDriver:
         refused: list[tuple[int, ResponseError]] = []
         try:
             await line.send_packed_command(joined(batch.requests[index].chunks for index in indices), False)
-            for index in indices:
-                try:
-                    batch.answer(index, await line.read_response())
-                except ResponseError as error:
-                    refused.append((index, error))
+            for index, reply in zip(indices, await line.read_replies(len(indices)), strict=True):
+                if isinstance(reply, ResponseError):
+                    refused.append((index, reply))
+                else:
+                    batch.answer(index, reply)
             await self._confirm_many(pool, line, indices, batch, call)
         except CLIENT_ERRORS as error:
             await pool.drop(line)

@@ -10,13 +10,15 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, Protocol, cast
 
 import redis.asyncio
+from redis.exceptions import ConnectionError as Disconnected
+from redis.exceptions import InvalidResponse, ResponseError
 
 from idemstore.backends.redis.connect import TLS, UNIX, arguments, kind_of
 from idemstore.backends.redis.dialect import Reply
 from idemstore.backends.redis.errors import CLIENT_ERRORS, fault
 from idemstore.backends.redis.faults import Failed
 from idemstore.backends.redis.options import Address, Target
-from idemstore.backends.redis.resp import pack
+from idemstore.backends.redis.resp import LARGE, NotResp, Parsed, Refused, pack, replies_in
 
 
 class AsyncLine(Protocol):
@@ -37,11 +39,23 @@ class AsyncLine(Protocol):
     async def read_response(self) -> Reply:
         """Read one reply; raise it where it is an error."""
 
+    async def read_replies(self, count: int) -> list[Reply | ResponseError]:
+        """Read the replies of a pipeline; those that are errors are given, not raised."""
+        ...
+
 
 class _Closing(Protocol):
     """What a connection class of redis-py lets its subclasses replace."""
 
     async def disconnect(self, nowait: bool = False, **why: object) -> None: ...
+
+
+class _Parser(Protocol):
+    """What we use of a parser of redis-py."""
+
+    def parse_error(self, response: str) -> ResponseError:
+        """An error reply, of the class that redis-py has for it."""
+        ...
 
 
 class _Prompt:
@@ -53,7 +67,28 @@ class _Prompt:
     """
 
     generation = 0
+    _reader: asyncio.StreamReader | None
     _writer: asyncio.StreamWriter | None
+    _parser: "_Parser"
+
+    async def read_replies(self, count: int) -> list[Reply | ResponseError]:
+        """Straight from the stream: between two commands redis-py's parser holds nothing back."""
+        reader, data, replies, missing = self._reader, b"", list[Parsed](), 1
+        if reader is None:
+            raise Disconnected("the connection is closed")
+        while missing:
+            try:
+                data += await (reader.readexactly(missing) if missing > 1 else _some(reader))
+                at, missing = replies_in(data, count, replies)
+            except asyncio.IncompleteReadError:
+                raise Disconnected("the server closed the connection") from None
+            except NotResp:
+                raise InvalidResponse("what came is no reply") from None
+            data = data[at:]
+        if data:
+            raise InvalidResponse("more replies came than were asked for")
+        wrong = self._parser.parse_error
+        return [wrong(reply.text) if isinstance(reply, Refused) else cast("Reply", reply) for reply in replies]
 
     async def disconnect(self, nowait: bool = False, **why: object) -> None:
         """Close the socket; redis-py itself calls this, too, where a read or a write failed or was cancelled."""
@@ -63,6 +98,14 @@ class _Prompt:
         finally:
             if writer is not None:
                 writer.transport.abort()
+
+
+async def _some(reader: asyncio.StreamReader) -> bytes:
+    """What has come, or comes next."""
+    piece = await reader.read(LARGE)
+    if not piece:
+        raise asyncio.IncompleteReadError(b"", None)
+    return piece
 
 
 class _TcpLine(_Prompt, redis.asyncio.Connection):  # type: ignore[misc]

@@ -51,6 +51,11 @@ class Request(NamedTuple):
     key: bytes
 
 
+def key_of(request: Request) -> bytes:
+    """The record that a request is about."""
+    return request.key
+
+
 Ask = Exchange[Request, Reply, T]
 
 

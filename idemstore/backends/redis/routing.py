@@ -81,7 +81,8 @@ class Batch:
 
     def due(self) -> list[int]:
         """The requests without an answer, by their place."""
-        return [index for index in range(len(self.requests)) if index not in self._answers]
+        answers, places = self._answers, range(len(self.requests))
+        return [index for index in places if index not in answers] if answers else list(places)
 
     def answer(self, index: int, reply: Reply | IdemstoreError) -> None:
         """One is done."""
@@ -103,7 +104,10 @@ class Batch:
 
     def results(self) -> list[Reply | IdemstoreError]:
         """All answers, in order. What is still due gets the last error that it met."""
-        return [self._answers.get(index, self._passing.get(index)) for index in range(len(self.requests))]
+        answers, places = self._answers, range(len(self.requests))
+        if len(answers) == len(places):
+            return [answers[index] for index in places]
+        return [answers.get(index, self._passing.get(index)) for index in places]
 
 
 def wait_milliseconds(left: float) -> int:

@@ -10,7 +10,7 @@ import sqlite3
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from idemstore.backends.sqlite.dialect import SqliteDialect
+from idemstore.backends.sqlite.dialect import SqliteDialect, key_of
 from idemstore.backends.sqlite.driver import SqliteDriver
 from idemstore.backends.sqlite.session import Place
 from idemstore.backends.sqlite.translate import misplaced
@@ -59,6 +59,7 @@ class SqliteBackend:
         """An async store."""
         from idemstore.async_store import AsyncStore  # sync programs never pay for it
         from idemstore.backends.sqlite.async_driver import AsyncSqliteDriver
+        from idemstore.coalesce import Coalescing
 
         options, place = _read(url)
         return AsyncStore(
@@ -66,6 +67,7 @@ class SqliteBackend:
             lambda: AsyncSqliteDriver(place),
             timeout=options.timeout,
             name=str(url),
+            coalesce=Coalescing(key_of),
         )
 
 

@@ -9,18 +9,20 @@ import asyncio
 import contextlib
 import heapq
 import itertools
+import math
 import queue
 import threading
 import time
 import weakref
 from collections.abc import Generator, Sequence
-from typing import Final
+from typing import Final, cast
 
 from idemstore.backends.sqlite.dialect import Reply, Request
 from idemstore.backends.sqlite.patience import Patience
-from idemstore.backends.sqlite.session import Answer, Place, Session
+from idemstore.backends.sqlite.session import PENDING, Answer, Place, Session
 from idemstore.backends.sqlite.translate import Busy
 from idemstore.errors import IdemstoreError, StoreClosed, StoreTimeout
+from idemstore.exchange import ALONE, Alone
 from idemstore.flows import AsyncSleepWatch
 
 QUEUED: Final = 1000
@@ -28,20 +30,25 @@ QUEUED: Final = 1000
 
 CLOSE_PATIENCE: Final = 5.0
 
+BRIEF: Final = 0.02
+"""Seconds for which calls that want no lock may have to wait for others of their batch that want one."""
+
 
 class Job:
     """One call on its way to the worker and back."""
 
-    __slots__ = ("_future", "_loop", "_patience", "_why", "requests")
+    __slots__ = ("_future", "_loop", "_patience", "_why", "requests", "splits_at")
 
-    def __init__(self, requests: Sequence[Request], timeout: float, path: str) -> None:
+    def __init__(self, requests: Sequence[Request], timeout: float, path: str, splits_at: float = math.inf) -> None:
+        """``splits_at``: when a batch of strangers that has met nothing but locks is divided (``time.monotonic()``)."""
         self._loop = asyncio.get_running_loop()
-        self._future: asyncio.Future[Sequence[Answer]] = self._loop.create_future()
+        self._future: asyncio.Future[Sequence[Answer | Alone]] = self._loop.create_future()
         self._patience = Patience(timeout)
         self._why = f"{path} did not answer in time"
         self.requests = requests
+        self.splits_at = splits_at
 
-    def __await__(self) -> Generator[object, None, Sequence[Answer]]:
+    def __await__(self) -> Generator[object, None, Sequence[Answer | Alone]]:
         """Wait for the reply. Who is cancelled here cancels the future with it, and so drops the job."""
         return self._future.__await__()
 
@@ -58,12 +65,12 @@ class Job:
         """The error of a caller whose time is up."""
         return self._patience.over(self._why)
 
-    def finish(self, answers: Sequence[Answer] | BaseException) -> None:
+    def finish(self, answers: Sequence[Answer | Alone] | BaseException) -> None:
         """Bring the reply to the loop, if that still runs. Called by the worker."""
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is there to be answered
             self._loop.call_soon_threadsafe(self._arrive, answers)
 
-    def _arrive(self, answers: Sequence[Answer] | BaseException) -> None:
+    def _arrive(self, answers: Sequence[Answer | Alone] | BaseException) -> None:
         """On the loop: hand over the reply, unless the caller has gone."""
         if self._future.done():
             return
@@ -108,7 +115,11 @@ class Worker:
         if not left:
             return
         try:
-            job.finish(self._session.run(job.requests, left))
+            if time.monotonic() < job.splits_at:
+                job.finish(self._session.run(job.requests, left))
+            else:
+                answers = self._session.look(job.requests, left)
+                job.finish([ALONE if answer is PENDING else answer for answer in answers])
         except Busy as met:
             heapq.heappush(self._later, (job.put_off(met), next(self._serial), job))
         except BaseException as error:  # noqa: BLE001 - handed to the caller
@@ -136,7 +147,15 @@ class AsyncSqliteDriver:
 
     async def execute_many(self, requests: Sequence[Request], timeout: float) -> Sequence[Answer]:
         """Many, in one transaction where anything must be written; an item's error is its own."""
-        job = Job(requests, timeout, self._path)
+        answers = await self._do(Job(requests, timeout, self._path), timeout)
+        return cast("Sequence[Answer]", answers)
+
+    async def execute_together(self, requests: Sequence[Request], timeout: float) -> Sequence[Answer | Alone]:
+        """Many of different callers. Where another process has the write lock for long, each goes its own way."""
+        return await self._do(Job(requests, timeout, self._path, time.monotonic() + BRIEF), timeout)
+
+    async def _do(self, job: Job, timeout: float) -> Sequence[Answer | Alone]:
+        """Have the worker do a job."""
         try:
             async with asyncio.timeout(timeout), self._room:
                 self._start()

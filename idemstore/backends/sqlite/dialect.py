@@ -48,6 +48,11 @@ Request = Apply | Look | Forget | Purge | Ping | Migrate
 Reply = ClaimOutcome | SettleOutcome | Snapshot | bool | int | None
 
 
+def key_of(request: Request) -> str | None:
+    """The record that a request is about, if it is about one."""
+    return request.key if isinstance(request, Apply | Look | Forget) else None
+
+
 class SqliteDialect:
     """The operations; the reply to each is its answer."""
 

@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Final, Literal, NamedTuple, TypeVar, assert_never, cast
 
 from idemstore.backends.sqlite import forking, rows, schema
-from idemstore.backends.sqlite.dialect import Apply, Forget, Look, Migrate, Ping, Purge, Reply, Request
+from idemstore.backends.sqlite.dialect import Apply, Forget, Look, Migrate, Ping, Purge, Reply, Request, key_of
 from idemstore.backends.sqlite.translate import Busy, concerns_one_item, is_busy, not_a_database, translate
 from idemstore.errors import ConfigurationError, IdemstoreError, StoreClosed, StoreFull, StoreTimeout, StoreUnavailable
 from idemstore.exchange import Snapshot
@@ -119,9 +119,16 @@ class Session:
             raise StoreTimeout(f"another call is at work on {self.path} and does not end: is the disk stuck?") from None
 
     def _answered(self, connection: sqlite3.Connection, requests: Sequence[Request]) -> list[Answer]:
-        """Answer all."""
-        answers = [PENDING if _writes(request) else self._looked(connection, request) for request in requests]
-        if any(answer is PENDING for answer in answers):
+        """Answer all. Once the write lock is needed for one, those behind it are not looked at without the lock: they
+        would be looked at twice, and might overtake it.
+        """
+        answers: Answers = []
+        waiting = False
+        for request in requests:
+            answer = PENDING if waiting or _writes(request) else self._looked(connection, request)
+            waiting = waiting or answer is PENDING
+            answers.append(answer)
+        if waiting:
             answers = self._settled(connection, requests, answers)
         return answers  # type: ignore[return-value]  # nothing is pending any more
 
@@ -216,8 +223,16 @@ class Session:
     # -- reading ----------------------------------------------------------------------------------------------------
 
     def _look(self, connection: sqlite3.Connection, requests: Sequence[Request]) -> Answers:
-        """Every request as far as reading goes."""
-        return [self._looked(connection, request) for request in requests]
+        """Every request as far as reading goes; none overtakes one on the same key that needs the lock."""
+        answers: Answers = []
+        waiting: set[str] = set()
+        for request in requests:
+            key = key_of(request)
+            answer = PENDING if key in waiting else self._looked(connection, request)
+            if answer is PENDING and key is not None:
+                waiting.add(key)
+            answers.append(answer)
+        return answers
 
     def _looked(self, connection: sqlite3.Connection, request: Request) -> Answer | Literal[Pending.PENDING]:
         """One request as far as reading goes; an error stays with it."""

@@ -4,7 +4,8 @@ Every family module has one factory::
 
     def make(name: str, server: Server | None, directory: Path) -> Subject: ...
 
-``name`` is the name in ``FAMILIES`` (and becomes ``Subject.name``); ``server`` is the running server that the entry
+``name`` is the name in ``FAMILIES`` (and becomes ``Subject.name``; at the end of it, ``-single`` is a store that does
+not coalesce); ``server`` is the running server that the entry
 asks for, or None; ``directory`` is an empty directory of this subject alone, for files. ``make`` prepares what the
 family needs (``migrate``), uses a name space that no other subject shares (a table or key prefix in the URL, a file of
 its own), and ``Subject.close`` removes it. Modules are imported when a subject is made, never before, so an absent
@@ -70,13 +71,27 @@ POOLED: Final = (
 )
 """A pooler between client and server may break statements, transactions and connections, not the rules."""
 
+TOGETHER: Final = (
+    "ClaimContract",
+    "SettleContract",
+    "CancelContract",
+    "RaceContract",
+    "ResendContract",
+    "StormContract",
+    "ModelContract",
+    "NetworkContract",
+)
+"""What travelling together might break; elsewhere it plays no part."""
+
 TOLD: Final = ("WaitContract", "CancelContract")
 """How waiters are told plays no part elsewhere."""
 
 FAMILIES: Final[dict[str, Family]] = {
     "memory": Family("memory", examples=200),
     "sqlite": Family("sqlite", examples=100),
+    "sqlite-single": Family("sqlite", examples=30, sync=False, part=TOGETHER),
     "redis": Family("redis", "redis", package="redis", resends=True, proxied=True),
+    "redis-single": Family("redis", "redis", 30, "redis", resends=True, proxied=True, sync=False, part=TOGETHER),
     "valkey": Family("redis", "valkey", package="redis", resends=True, proxied=True),
     "redis8": Family("redis", "redis8", package="redis", resends=True, proxied=True, extra=True),
     "redis-cluster": Family("redis", "redis-cluster", 50, "redis"),
@@ -87,6 +102,9 @@ FAMILIES: Final[dict[str, Family]] = {
     "postgresql-psycopg": Family("postgresql", "postgresql", 40, "psycopg", resends=True, proxied=True, extra=True),
     "postgresql15-psycopg": Family("postgresql", "postgresql15", 40, "psycopg", resends=True, proxied=True),
     "postgresql-notify": Family("postgresql", "postgresql", 40, "psycopg", resends=True, part=TOLD),
+    "postgresql-single": Family(
+        "postgresql", "postgresql", 15, "psycopg", resends=True, proxied=True, sync=False, part=TOGETHER
+    ),
     "pgbouncer": Family("postgresql", "pgbouncer", 40, "psycopg", resends=True, proxied=True, part=POOLED),
     "mongodb": Family("mongodb", "mongodb", 15, "pymongo", resends=True, proxied=True, many=120),
     "mongodb-motor": Family("mongodb", "mongodb", 5, "motor", resends=True, proxied=True, sync=False, many=120),

@@ -107,7 +107,8 @@ class PostgresqlSubject:
         scheme = "postgresql+psycopg" if name.endswith("-psycopg") else "postgresql"
         pooled = "&pgbouncer=1" if server.name == "pgbouncer" else ""
         told = "&notify=1" if name.endswith("-notify") else ""
-        self.url = f"{scheme}{server.url.removeprefix('postgresql')}?table={self.table}{pooled}{told}"
+        single = "&coalesce=0" if name.endswith("-single") else ""
+        self.url = f"{scheme}{server.url.removeprefix('postgresql')}?table={self.table}{pooled}{told}{single}"
         with idemstore.open(self.url) as store:
             store.migrate()
 

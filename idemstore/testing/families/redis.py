@@ -96,7 +96,8 @@ class RedisSubject:
     def __init__(self, name: str, url: str) -> None:
         self.name = name
         self.prefix = f"test-{secrets.token_hex(6)}:"
-        self.url = f"{url}{'&' if '?' in url else '?'}prefix={self.prefix}"
+        single = "&coalesce=0" if name.endswith("-single") else ""
+        self.url = f"{url}{'&' if '?' in url else '?'}prefix={self.prefix}{single}"
         self.client = connect(url)
 
     def stored(self, key: str) -> bytes:

@@ -23,18 +23,17 @@ DAMAGE: Final = """
 
 def make(name: str, server: Server | None, directory: Path) -> "SqliteSubject":
     """A new file."""
-    return SqliteSubject(directory / "idem.db")
+    return SqliteSubject(directory / "idem.db", name)
 
 
 class SqliteSubject:
     """One database file."""
 
-    name = "sqlite"
     shared = True
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.url = f"sqlite:///{path.absolute()}"
+    def __init__(self, path: Path, name: str = "sqlite") -> None:
+        self.name, self.path = name, path
+        self.url = f"sqlite:///{path.absolute()}{'?coalesce=0' if name.endswith('-single') else ''}"
         with idemstore.open(self.url) as store:
             store.migrate()
 
