@@ -184,6 +184,12 @@ class GuardCore(Generic[Op]):
         """The stored key, if a call may begin."""
         if self._closed:
             self.check_open()
+        if self._face.joined and self._face.outside_of_a_transaction():
+            raise ConfigurationError(
+                "a guard over store.on(connection) needs an open transaction: without one its claim has no heartbeat, "
+                "and its result does not commit together with what the function writes; begin one, or give the guard "
+                "the store itself"
+            )
         stored = encode_key(key, self._key_bytes)
         if current.get() is not None and any(face is self._face for face in self._outer(stored)):
             raise nested(stored)
