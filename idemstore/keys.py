@@ -7,7 +7,7 @@ of what is stored, so they never change without a new version.
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from typing import Final, cast
+from typing import Final
 
 from idemstore.errors import InvalidKey, InvalidPayload
 
@@ -28,10 +28,11 @@ def encode_key(key: KeyLike, max_bytes: int) -> str:
     Parts are joined by ``:``; a ``:`` or ``%`` inside a part is percent-escaped, so different parts never give the same
     stored key and a plain key is stored as it is. Nothing is normalised: keys are equal when their bytes are.
     """
-    plain = type(key) is str and key.isascii() and key.isprintable() and ":" not in key and "%" not in key
-    if plain and 0 < len(key) <= max_bytes:
-        return cast("str", key)  # most keys, in a fraction of the time
-    if isinstance(key, str):
+    if type(key) is str and key.isascii() and key.isprintable() and ":" not in key and "%" not in key and key:
+        if len(key) <= max_bytes:
+            return key  # most keys, in a fraction of the time
+        stored = key
+    elif isinstance(key, str):
         stored = _escape(key)
     elif isinstance(key, tuple) and key:
         stored = ":".join(map(_escape, key))
