@@ -47,15 +47,15 @@ def migrate(url: str, *, asynchronous: bool) -> None:
     """The first word with a server: it must answer, and have what the store needs."""
     if not asynchronous:
         with idemstore.open(url) as store:
-            store.ping()
             store.migrate()
+            store.ping()  # not before: it asks for what migrate makes
         return
     import asyncio
 
     async def one() -> None:
         async with idemstore.open_async(url) as store:
-            await store.ping()
             await store.migrate()
+            await store.ping()
 
     asyncio.run(one())
 

@@ -157,6 +157,23 @@ def test_a_store_that_is_somebodys_is_left_as_it_was(server_pool: ServerPool, be
         store.forget("somebody-else's")
 
 
+def test_a_database_that_never_saw_a_store(server_pool: ServerPool, bench: Bench):
+    """The schema is made, as the page says, before anything else is asked; both modes."""
+    psycopg = pytest.importorskip("psycopg")
+    url = server_pool.get("postgresql").url
+    separator = "&" if "?" in url else "?"
+    schema = f"bench_{os.getpid()}"
+    try:
+        for number, scheme in enumerate(("postgresql://", "postgresql+asyncpg://")):
+            fresh = f"{url.replace('postgresql://', scheme)}{separator}schema={schema}_{number}"
+            done = bench(fresh, "--scenario", "unique", "--operations", "4", "--rounds", "1", "--concurrency", "2")
+            assert done.returncode == 0, done
+    finally:
+        with psycopg.connect(url, autocommit=True) as connection:
+            for number in range(2):
+                connection.execute(f"DROP SCHEMA IF EXISTS {schema}_{number} CASCADE")
+
+
 def test_calls_that_share_a_round_trip_are_seen_to(server_pool: ServerPool, report: Report):
     """The counting driver stands behind what coalesces: less than one for an operation of two calls; 2 without."""
     url = server_pool.get("redis").url
