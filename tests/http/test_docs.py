@@ -55,4 +55,6 @@ def test_every_problem_is_explained():
         for word in re.findall(r"`([a-z-]+)`", line.split(" | ")[0])
     ]
     assert sorted(words) == sorted(Problem)
-    assert f"`{HttpPolicy(scope=single_tenant()).problem_base}`" in table
+    base = HttpPolicy(scope=single_tenant()).problem_base
+    assert f"`{base}`" in table
+    assert re.findall(r"`(urn:[^`]+)`", table) == [base, f"{base}{Problem.IN_FLIGHT}"]
