@@ -10,6 +10,7 @@ from idemstore.errors import (
     ConfigurationError,
     CorruptRecord,
     InvalidInput,
+    SchemaError,
     StoreFull,
     StoreTimeout,
     UndecodableResult,
@@ -342,6 +343,7 @@ def test_trouble_with_the_store_has_its_answers():
         (CorruptRecord("host db-7"), 500, "unreadable-record"),
         (AccessDenied("host db-7"), 500, "store-error"),
         (ConfigurationError("host db-7"), 500, "misconfigured"),
+        (SchemaError("host db-7"), 500, "misconfigured"),
     ):
         answer = POLICY.trouble(error, request())
         assert told(Answer(answer)) == (status, kind)
