@@ -1,7 +1,7 @@
 """Recordings and transcriptions: strict keys, conflicts, 24 hours. FastAPI, preset C.
 
     pip install 'idemstore[fastapi,postgresql]' uvicorn
-    IDEMSTORE_URL=postgresql://localhost/transcripts uvicorn transcriptions:app
+    IDEMSTORE_URL='postgresql://localhost/transcripts?migrate=1' uvicorn transcriptions:app
 
     curl -i localhost:8000/recordings -H 'Authorization: Bearer key-of-ann' -H 'Idempotency-Key: board-2026-11' \
         -H 'Content-Type: application/json' -d '{"url": "https://files.example/board.mp3"}'

@@ -1,7 +1,7 @@
 """Voice agents: calls, agents and their tools; the payload is a part of the key. Flask, preset B.
 
     pip install 'idemstore[flask,postgresql]' gunicorn
-    IDEMSTORE_URL=postgresql://localhost/voice gunicorn --workers 2 --threads 8 voice_agents:app
+    IDEMSTORE_URL='postgresql://localhost/voice?migrate=1' gunicorn --workers 2 --threads 8 voice_agents:app
 
     curl -i localhost:8000/calls -H 'Authorization: Bearer key-of-ann' -H 'X-Idempotency-Key: campaign-7-call-12' \
         -H 'Content-Type: application/json' -d '{"to": "+1 555 0100"}'
