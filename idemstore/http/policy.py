@@ -144,10 +144,7 @@ class HttpPolicy:
         """Refuse what no request could use."""
         if not callable(self.scope):
             raise ConfigurationError("HttpPolicy.scope is a function of the request, or single_tenant() said out loud")
-        if not self.headers or not all(isinstance(name, str) and name.isascii() and name for name in self.headers):
-            raise ConfigurationError("HttpPolicy.headers is a tuple of header names")
-        if not all(len(method) > 1 and method == method.upper() for method in self.methods):
-            raise ConfigurationError("HttpPolicy.methods is a set of methods in upper case")
+        self._check_names()
         object.__setattr__(self, "headers", tuple(name.lower() for name in self.headers))
         object.__setattr__(self, "methods", frozenset(self.methods))
         object.__setattr__(self, "not_replayed", frozenset(name.lower() for name in self.not_replayed))
@@ -167,6 +164,16 @@ class HttpPolicy:
             status = getattr(self, name)
             if status is not None and not (isinstance(status, int) and 200 <= status <= 599):
                 raise ConfigurationError(f"HttpPolicy.{name} is a status from 200 to 599, not {status!r}")
+
+    def _check_names(self) -> None:
+        """Refuse names that no request has."""
+        for name in ("headers", "methods", "not_replayed"):
+            if isinstance(getattr(self, name), str):  # a str is its letters: no key would be found, nothing protected
+                raise ConfigurationError(f"HttpPolicy.{name} is several names, such as ({getattr(self, name)!r:.40},)")
+        if not self.headers or not all(isinstance(name, str) and name.isascii() and name for name in self.headers):
+            raise ConfigurationError("HttpPolicy.headers is a tuple of header names")
+        if not all(len(method) > 1 and method == method.upper() for method in self.methods):
+            raise ConfigurationError("HttpPolicy.methods is a set of methods in upper case")
 
     def _check_kinds(self) -> None:
         """Refuse values of another kind, which would be taken for something else."""

@@ -391,6 +391,8 @@ def test_an_api_may_have_error_bodies_of_its_own():
         {"wait": -1},
         {"retention": 0},
         {"patience": 0},
+        {"headers": "idempotency-key"},
+        {"not_replayed": "set-cookie"},
     ],
     ids=str,
 )
