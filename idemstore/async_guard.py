@@ -19,7 +19,7 @@ from idemstore.async_keepalive import async_keepalive
 from idemstore.async_store import AsyncStore
 from idemstore.binding import FingerprintOf, KeyOf, ScopeOf
 from idemstore.codec.base import Codec
-from idemstore.errors import IdemstoreError, LeaseLostError
+from idemstore.errors import ConfigurationError, IdemstoreError, LeaseLostError
 from idemstore.guard_core import DOWN, UNFINISHED, GuardCore, log, unfinished
 from idemstore.keys import KeyLike, redact
 from idemstore.outcomes import DONE, Claimed, ClaimOutcome, SettleOutcome
@@ -83,6 +83,8 @@ class AsyncGuard(GuardCore[AsyncOperation]):
 
     def __init__(self, store: AsyncStore, policy: Policy | None = None, codec: Codec[T] | None = None) -> None:
         """As ``Guard``."""
+        if not isinstance(store, AsyncStore):
+            raise ConfigurationError("AsyncGuard takes an AsyncStore: use idemstore.open_async(url), or Guard")
         super().__init__(store, async_keepalive(store), policy, codec)
         self.store = store
 

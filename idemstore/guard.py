@@ -15,7 +15,7 @@ from typing import ParamSpec, Self, TypeVar, cast
 from idemstore.binding import FingerprintOf, KeyOf, ScopeOf
 from idemstore.codec.base import Codec
 from idemstore.envelope import Sealed
-from idemstore.errors import IdemstoreError
+from idemstore.errors import ConfigurationError, IdemstoreError
 from idemstore.guard_core import DOWN, UNFINISHED, GuardCore, log, unfinished
 from idemstore.insist import insist
 from idemstore.keepalive import keepalive
@@ -36,6 +36,8 @@ class Guard(GuardCore[Operation]):
 
     def __init__(self, store: Store, policy: Policy | None = None, codec: Codec[T] | None = None) -> None:
         """``codec``: how results are stored; JSON unless given, see ``idemstore.codec``."""
+        if not isinstance(store, Store):
+            raise ConfigurationError("Guard takes a Store: use idemstore.open(url), or AsyncGuard")
         super().__init__(store, keepalive(store), policy, codec)
         self.store = store
 

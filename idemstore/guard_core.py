@@ -142,6 +142,8 @@ class GuardCore(Generic[Op]):
 
     def __init__(self, store: Face, heartbeat: Heartbeat, policy: Policy | None, codec: Codec[T] | None) -> None:
         self.policy = policy if policy is not None else Policy()
+        if not isinstance(self.policy, Policy):
+            raise ConfigurationError(f"the policy of a guard is an idemstore.Policy, not {type(policy).__name__}")
         self.envelope = Envelope(
             JsonCodec() if codec is None else cast("Codec[object]", codec), store.limits.value_bytes
         )

@@ -4,8 +4,10 @@ from datetime import timedelta
 
 import pytest
 
-from idemstore import Keep, LeaseLoss, Policy, Release, Retry, StoreDown
+import idemstore
+from idemstore import AsyncGuard, Guard, Keep, LeaseLoss, Policy, Release, Retry, StoreDown
 from idemstore.errors import ConfigurationError, InvalidInput
+from idemstore.http import HttpPolicy, single_tenant
 
 
 @pytest.mark.parametrize(
@@ -75,3 +77,14 @@ def test_defaults_are_the_safe_ones():
     policy = Policy()
     assert (policy.store_down, policy.lease_loss) == (StoreDown.REFUSE, LeaseLoss.FINISH)
     assert (policy.wait, policy.retention, policy.takeover, policy.heartbeat) == (0, 86400, True, True)
+
+
+def test_a_guard_takes_what_its_mode_has():
+    """A store of the other mode, a URL, or another kind of policy is refused when the guard is made."""
+    with idemstore.open("memory://") as store:
+        other = idemstore.open_async("memory://")
+        for make, given in ((Guard, other), (AsyncGuard, store), (Guard, "memory://"), (AsyncGuard, "memory://")):
+            with pytest.raises(ConfigurationError, match=r"use idemstore\.open"):
+                make(given)
+        with pytest.raises(ConfigurationError, match=r"is an idemstore\.Policy, not HttpPolicy"):
+            Guard(store, HttpPolicy(scope=single_tenant()))
