@@ -78,16 +78,16 @@ def _shown(value: object) -> str:
     return "an enormous number" if isinstance(value, int) and value.bit_length() > 128 else repr(value)
 
 
-def back_off(value: Duration | None, kept: int | None) -> int | None:
+def back_off(value: Duration | None, kept: int | None, name: str = "retry_after") -> int | None:
     """When a failure may be retried: None never, 0 at once, else a duration that ends within the retention."""
     if value is None:
         return None
     if not isinstance(value, bool) and value in (0, timedelta(0)):
         return 0
-    micros = duration("retry_after", value)
+    micros = duration(name, value)
     if kept is not None and micros > kept:
         raise InvalidInput(
-            f"retry_after ({micros / MICROSECONDS:g} s) is beyond the retention ({kept / MICROSECONDS:g} s): "
+            f"{name} ({micros / MICROSECONDS:g} s) is beyond the retention ({kept / MICROSECONDS:g} s): "
             "the failure would be forgotten before its retry time; give a longer retention"
         )
     return micros

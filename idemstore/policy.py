@@ -99,7 +99,7 @@ class Policy:
         checks.retention(self.retention)
         kept = checks.retention(self.failure_retention)
         longest = checks.duration("max_back_off", self.max_back_off)
-        if (checks.back_off(self.back_off, kept) or 0) > longest:
+        if (checks.back_off(self.back_off, kept, "back_off") or 0) > longest:
             raise ConfigurationError(f"Policy.back_off ({self.back_off}) is beyond max_back_off: raise that, too")
         checks.seconds_to_wait(self.wait)
         for name in ("final", "release", "retryable"):

@@ -88,3 +88,9 @@ def test_a_guard_takes_what_its_mode_has():
                 make(given)
         with pytest.raises(ConfigurationError, match=r"is an idemstore\.Policy, not HttpPolicy"):
             Guard(store, HttpPolicy(scope=single_tenant()))
+
+
+def test_a_bad_back_off_is_told_by_its_name():
+    """Not by that of what it becomes."""
+    with pytest.raises(InvalidInput, match=r"^back_off is -1"):
+        Policy(back_off=-1)
