@@ -31,9 +31,10 @@ KEY: Final = (
 )
 SHOWN_WRONG: Final = 3
 """Violations of one row that are shown; the report has more."""
-NARROWEST: Final = 90
-SPARED: Final = ("p95 ms", "CPU µs")
-"""What a narrow terminal is not shown."""
+GAP: Final = 2
+"""Blanks between two columns."""
+SPARED: Final = ("p95 ms", "CPU µs", "p99 ms", "trips")
+"""What a narrow terminal is not shown, the first one first; a number that is cut would be read as another."""
 GOOD, POOR = 1.0, 0.5
 
 
@@ -86,6 +87,17 @@ def line(row: Row) -> list[Text]:
     return cells
 
 
+def shown(width: int) -> list[str]:
+    """The columns that a terminal has room for, as far as any can be spared."""
+    spared = 0
+    while spared < len(SPARED):
+        columns = [column for column in COLUMNS if column not in SPARED[:spared]]
+        if sum(COLUMNS[column] + GAP for column in columns) <= width:
+            return columns
+        spared += 1
+    return [column for column in COLUMNS if column not in SPARED]
+
+
 def tables(console: Console, run: Run) -> None:
     """A table for each target and mode."""
     subjects = {subject.name: subject for subject in run.subjects}
@@ -94,12 +106,12 @@ def tables(console: Console, run: Run) -> None:
         console.print()
         console.print(title(name, mode, subjects.get(name)), soft_wrap=True)
         table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
-        shown = [column for column in COLUMNS if console.width >= NARROWEST or column not in SPARED]
-        for column in shown:
+        columns = shown(console.width)
+        for column in columns:
             left = column in ("scenario", "check")
             table.add_column(column, justify="left" if left else "right", no_wrap=True, min_width=COLUMNS[column])
         for row in rows:
-            table.add_row(*(cell for cell, column in zip(line(row), COLUMNS, strict=True) if column in shown))
+            table.add_row(*(cell for cell, column in zip(line(row), COLUMNS, strict=True) if column in columns))
         console.print(table)
         for note in dict.fromkeys(f"{TITLES[row.cell.scenario]}: {note}" for row in rows for note in row.notes):
             console.print(Text(note, style="dim"), soft_wrap=True)

@@ -11,6 +11,7 @@ from idemstore.bench.orders import Sample
 from idemstore.bench.plan import Plan, read_concurrency, read_scenarios
 from idemstore.bench.plots import ladder
 from idemstore.bench.results import Machine
+from idemstore.bench.table import COLUMNS, GAP, shown
 from idemstore.bench.targets import HOSTED, candidates
 
 
@@ -177,3 +178,19 @@ def test_axes_have_round_ticks_around_the_values(values: list[float]):
     assert 2 <= len(ticks) <= 9
     assert ticks == sorted(set(ticks))
     assert not values or ticks[0] <= min(values) <= max(values) <= ticks[-1]
+
+
+@pytest.mark.parametrize(
+    ("width", "spared"),
+    [
+        (110, set()),
+        (91, set()),
+        (80, {"p95 ms", "CPU µs"}),
+        (70, {"p95 ms", "CPU µs", "p99 ms"}),
+        (60, {"p95 ms", "CPU µs", "p99 ms", "trips"}),
+    ],
+)
+def test_a_narrow_terminal_gets_fewer_columns_and_none_is_cut(width: int, spared: set[str]):
+    """A number without its last digit would be another one."""
+    assert set(COLUMNS) - set(shown(width)) == spared
+    assert sum(COLUMNS[column] + GAP for column in shown(width)) - GAP <= width
