@@ -28,13 +28,13 @@ OK, VIOLATED, BROKEN, INTERRUPTED = 0, 1, 3, 130
 
 def check(plan: Plan, urls: Sequence[str], everything: bool, yes: bool) -> None:
     """Refuse at the door what would fail in the middle."""
+    unserved = [[unsupported(url, mode) for mode in plan.modes] for url in urls]  # raises whatever is wrong with one
     check_urls(list(urls), latency=plan.latency, yes=yes)
     if plan.latency and not urls and not everything:
         raise InvalidInput("--added-latency needs a server: name its URL, or --all; memory and SQLite have no network")
     if plan.latency and plan.concurrency[-1] > PROXIED:
         raise InvalidInput(f"--added-latency goes with {PROXIED} callers at most: the proxy takes no more connections")
-    for url in urls:
-        reasons = [unsupported(url, mode) for mode in plan.modes]  # raises whatever else is wrong with it
+    for url, reasons in zip(urls, unserved, strict=True):
         if all(reasons):
             raise InvalidInput(f"{label(url)}: {reasons[0]}")
         if plan.processes > 1 and parse_url(url).family == "memory":

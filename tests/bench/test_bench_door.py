@@ -33,6 +33,7 @@ def refused(bench: Bench, *arguments: str, code: int = 2) -> str:
         (("memory://", "--processes", "2"), "inside one process"),
         (("postgresql+asyncpg://localhost/db", "--mode", "sync"), "asyncpg has no sync form"),
         (("nosuch://localhost",), "no backend serves nosuch://"),
+        (("redi://db.example.org",), "did you mean redis://?"),
         (("redis://localhost:6379/0?colesce=1",), "no option 'colesce'"),
     ],
 )
