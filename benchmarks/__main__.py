@@ -25,6 +25,8 @@ from idemstore.testing.servers import Server, ServerUnavailable, start
 
 ROOT: Final = Path(__file__).parent.parent
 OUTPUT: Final = ROOT / "docs" / "benchmarks"
+TRIAL: Final = ROOT / "build" / "benchmarks"
+"""Where a quick run goes: its figures must not take the place of those that are recorded."""
 CLI: Final = "bench"
 CLI_LIMIT: Final = {"quick": 90.0, "usual": 600.0, "full": 900.0}
 CLI_QUICK: Final = ("--seconds", "0.1", "--rounds", "1", "--concurrency", "1,16", "--scenario", "unique,replay")
@@ -38,7 +40,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     found.add_argument("--only", metavar="NAME,...", help="these parts alone")
     found.add_argument("--list", action="store_true", help="say what there is")
     found.add_argument("--page", action="store_true", help="run nothing: plots and page of what is recorded")
-    found.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help="docs/benchmarks unless given")
+    found.add_argument("--output", type=Path, metavar="DIR", help="docs/benchmarks, or if quick build/benchmarks")
     return found.parse_args(given)
 
 
@@ -155,11 +157,12 @@ def main(given: Sequence[str] | None = None) -> int:
     chosen = names() if options.only is None else options.only.split(",")
     if unknown := set(chosen) - set(names()):
         raise SystemExit(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(names())}")
-    output: Path = options.output.resolve()
+    output: Path = (options.output or (TRIAL if options.quick else OUTPUT)).resolve()
     output.mkdir(parents=True, exist_ok=True)
     speed = "quick" if options.quick else "full" if options.full else "usual"
     failures = {} if options.page else measure_all(chosen, output, speed)
     write_page(output)
+    print(f"\nwritten: {os.path.relpath(output / 'README.md')}")
     for name, why in failures.items():
         print(f"{name}: {why}")
     return len(failures)

@@ -30,6 +30,17 @@ def test_the_list_names_every_part(capsys):
     assert {"memory", "redis_floor", "peers", "scale", "micro", "bench"} <= set(listed)
 
 
+def test_a_quick_run_leaves_the_record_alone(tmp_path, monkeypatch):
+    """Figures of a trial do not take the place of those in ``docs/benchmarks``, unless that is asked for."""
+    monkeypatch.setattr(program, "measure_all", lambda chosen, output, speed: {})
+    monkeypatch.setattr(program, "OUTPUT", tmp_path / "record")
+    monkeypatch.setattr(program, "TRIAL", tmp_path / "trial")
+    assert program.main(["--quick"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["trial"]
+    assert program.main([]) == 0
+    assert (tmp_path / "record" / "README.md").is_file()
+
+
 def test_every_part_knows_quick_and_json():
     """A part that is here takes the arguments that ``python -m benchmarks --quick`` gives it."""
     for part in PARTS:
