@@ -44,7 +44,9 @@ def test_what_cannot_be_done_is_refused(bench: Bench, arguments: tuple[str, ...]
 
 def test_a_server_that_is_not_there_is_told_at_once(bench: Bench):
     """Exit code 3."""
-    assert "cannot be reached" in refused(bench, "redis://127.0.0.1:1/0?timeout=1", code=3)
+    told = refused(bench, "redis://127.0.0.1:1/0?timeout=1", code=3)
+    assert "cannot be reached" in told
+    assert "repeating the call is safe" in told
 
 
 def test_a_report_that_cannot_be_written(bench: Bench, tmp_path: Path):

@@ -108,7 +108,8 @@ def _connection(error: Exception, text: str, where: Address) -> Fault:
             message = f"the certificate of Redis at {where} is not trusted ({cause.verify_message}): check ca_certs"
             return Fault(ConfigurationError(message), again=False)
         cause = cause.__cause__ or cause.__context__
-    return Fault(StoreUnavailable(f"Redis at {where} cannot be reached: {text}"), again=True)
+    message = f"Redis at {where} cannot be reached: {text.rstrip('.')}; check host and port; repeating the call is safe"
+    return Fault(StoreUnavailable(message), again=True)
 
 
 def _refusal(code: str, text: str, where: Address) -> StoreError | ConfigurationError:
