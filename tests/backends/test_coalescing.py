@@ -9,7 +9,8 @@ import psycopg
 import pytest
 
 import idemstore
-from idemstore.backends.sqlite.session import Session
+from idemstore.backends.sqlite.dialect import Apply
+from idemstore.backends.sqlite.session import PENDING, Place, Session
 from idemstore.coalesce import Coalescer
 from idemstore.machine import Claim, Complete, Fail, Release
 from idemstore.outcomes import DONE, LEASE_LOST, MISMATCH, Claimed, Completed, Failed, InFlight
@@ -142,3 +143,17 @@ def test_replays_pass_writes_that_wait_for_the_file(sqlite, monkeypatch):
 
     with closing(sqlite3.connect(sqlite.path, isolation_level=None)) as other:
         asyncio.run(main(other))
+
+
+def test_a_look_without_the_lock_lets_nothing_overtake(sqlite):
+    """What stands behind a write on the same key waits with it; others are answered."""
+    with idemstore.open(sqlite.url) as store:
+        for key in ("mine", "theirs"):
+            store.claim(key, token="owner")
+    session = Session(Place(str(sqlite.path)))
+    claim = Claim(None, "other", SECOND, SECOND)
+    complete = Apply("mine", Complete("owner", b"r", SECOND))
+    answers = session.look([complete, Apply("mine", claim), Apply("theirs", claim)], 5)
+    session.close()
+    assert answers[:2] == [PENDING, PENDING]
+    assert isinstance(answers[2], InFlight)
