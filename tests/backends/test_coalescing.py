@@ -12,6 +12,7 @@ import idemstore
 from idemstore.backends.sqlite.dialect import Apply
 from idemstore.backends.sqlite.session import PENDING, Place, Session
 from idemstore.coalesce import Coalescer
+from idemstore.errors import CorruptRecord
 from idemstore.machine import Claim, Complete, Fail, Release
 from idemstore.outcomes import DONE, LEASE_LOST, MISMATCH, Claimed, Completed, Failed, InFlight
 from idemstore.testing import families
@@ -157,3 +158,43 @@ def test_a_look_without_the_lock_lets_nothing_overtake(sqlite):
     session.close()
     assert answers[:2] == [PENDING, PENDING]
     assert isinstance(answers[2], InFlight)
+
+
+def test_a_row_that_cannot_be_written_spoils_no_other(sqlite):
+    """Its fence leads beyond what a column holds: that request alone is refused, the rows of its batch are written."""
+    keys = [f"row-{number}" for number in range(8)]
+    with idemstore.open(sqlite.url) as store:
+        store.claim(keys[3], token="owner")
+        sqlite.execute("UPDATE idemstore SET fence = 9223372036854775807 WHERE key = ?", keys[3])
+        sqlite.age(keys[3], 100)
+        answers = store.claim_many(keys, tokens=[f"token-{key}" for key in keys])
+        assert [type(answer) for answer in answers] == [Claimed] * 3 + [CorruptRecord] + [Claimed] * 4
+        owners = [found.record.token for found in map(store.get, keys) if found is not None]
+        assert owners == [f"token-{key}" if key != keys[3] else "owner" for key in keys]
+
+
+def test_a_batch_sees_its_own_writes(sqlite):
+    """What is read at the beginning of a batch is not taken for what is there after its own writes and deletions."""
+    with idemstore.open(sqlite.url) as store:
+        keys = [f"own-{number}" for number in range(6)]
+        first = store.claim_many(keys, tokens=["a"] * 6)
+        assert {type(answer) for answer in first} == {Claimed}
+        again = store.claim_many([*keys, "new", *keys, "new"], tokens=["b"] * 14)
+        assert [type(answer) for answer in again] == [InFlight] * 6 + [Claimed] + [InFlight] * 6 + [Claimed]
+        assert again[-1] == again[6]
+        driver, say = store._live(), store._dialect
+        asks = [
+            ask
+            for key in keys
+            for ask in (
+                say.release(key, Release("a")),
+                say.claim(key, Claim(None, "c", SECOND, SECOND)),
+                say.complete(key, Complete("c", b"r", SECOND)),
+                say.claim(key, Claim(None, "d", SECOND, SECOND)),
+            )
+        ]
+        answers = driver.execute_many([ask.request for ask in asks], 5)
+        claims = [answer for answer in answers if isinstance(answer, Claimed)]
+        assert len(claims) == 6
+        assert all(claim.fence > one.fence for claim, one in zip(claims, first, strict=True))
+        assert answers[3::4] == [Completed(b"r")] * 6
