@@ -1,13 +1,12 @@
 """What idemstore costs over bare DynamoDB calls, in both modes: ratios of medians, interleaved in one run.
 
-    python benchmarks/dynamodb_floor.py [--rounds 400] [--url dynamodb+http://HOST:PORT/TABLE?region=REGION]
+    python -m benchmarks.dynamodb_floor [--rounds 400] [--url dynamodb+http://HOST:PORT/TABLE?region=REGION]
 
 Floors: two bare single-item ``PutItem`` against claim + complete, a strongly consistent ``GetItem`` against a replay.
 The floor's client is the same library's, as one gets it (boto3, aiobotocore), with items of the same size. Without
 ``--url`` it starts DynamoDB Local.
 """
 
-import argparse
 import asyncio
 import os
 import random
@@ -21,6 +20,7 @@ import boto3
 from aiobotocore.session import AioSession
 
 import idemstore
+from benchmarks.common import Report, parser
 from idemstore.outcomes import Claimed, InFlight
 from idemstore.testing.families.dynamodb import ACCESS, SECRET, url_of
 from idemstore.testing.servers import start
@@ -59,7 +59,7 @@ class Timings:
         values = self.seconds[name]
         return statistics.median(values[len(values) // 10 :]) * 1000
 
-    def report(self, mode: str) -> bool:
+    def report(self, mode: str, report: Report) -> bool:
         """Print, and say whether the bounds hold."""
         rows = {
             "claim + complete": (self.median("claim") + self.median("complete"), 2 * self.median("put")),
@@ -69,6 +69,7 @@ class Timings:
             ratio, bound = mine / floor, BOUNDS[name]
             verdict = "ok" if ratio <= bound else "TOO SLOW"
             print(f"{mode:5} {name:17} {mine:6.2f} ms / {floor:6.2f} ms = {ratio:.3f} (at most {bound}) {verdict}")
+            report.row(mode=mode, operation=name, floor_ms=floor, ours_ms=mine, ratio=ratio, bound=bound)
         return all(mine / floor <= BOUNDS[name] for name, (mine, floor) in rows.items())
 
 
@@ -179,17 +180,19 @@ async def hot_key(url: str) -> bool:
 
 def main() -> int:
     """Measure and judge."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=400)
-    parser.add_argument("--url")
-    arguments = parser.parse_args()
+    known = parser(__doc__)
+    known.add_argument("--rounds", type=int, default=400)
+    known.add_argument("--url")
+    arguments = known.parse_args()
+    report = Report("dynamodb_floor", "DynamoDB: one caller, against bare calls", "boto3", "aiobotocore")
     with ExitStack() as stack:
         url = arguments.url or url_of(stack.enter_context(start("dynamodb")).url, "idemstore-floor")
         with idemstore.open(url) as store:
             store.migrate()
-        good = run_sync(url, arguments.rounds).report("sync")
-        good &= asyncio.run(run_async(url, arguments.rounds)).report("async")
+        good = run_sync(url, arguments.rounds).report("sync", report)
+        good &= asyncio.run(run_async(url, arguments.rounds)).report("async", report)
         good &= asyncio.run(hot_key(url))
+    report.write(arguments.json)
     return 0 if good else 1
 
 

@@ -8,7 +8,6 @@
 - a crowd: how long until the last of 1,000 waiters on one key has its result.
 """
 
-import argparse
 import asyncio
 import gc
 import os
@@ -18,6 +17,7 @@ import time
 from collections.abc import Callable
 
 import idemstore
+from benchmarks.common import Report, parser
 from idemstore import Claimed, Completed, Guard
 from idemstore.keepalive import Beat, keepalive
 
@@ -44,7 +44,7 @@ def per_call(work: Callable[[str], object]) -> float:
     return (time.process_time() - start) / CALLS * 1e6
 
 
-def own_cost(rounds: int) -> None:
+def own_cost(report: Report, rounds: int) -> None:
     """The guard's own time."""
     guarded, bare = idemstore.open("memory://"), idemstore.open("memory://")
     guard = Guard(guarded)
@@ -62,10 +62,12 @@ def own_cost(rounds: int) -> None:
         pairs = [(per_call(guarded_call), per_call(by_hand)) for _ in range(rounds)]
         extra = statistics.median(with_guard - without for with_guard, without in pairs)
         whole = statistics.median(with_guard for with_guard, _ in pairs)
-        print(f"guard.call, a function that returns {what}: {whole:.1f} us, {extra:.1f} us beside claim and complete")
+        report.note(
+            f"guard.call, a function that returns {what}: {whole:.1f} us, {extra:.1f} us beside claim and complete"
+        )
 
 
-def heartbeat() -> None:
+def heartbeat(report: Report) -> None:
     """The CPU share of many leases."""
     store = idemstore.open("memory://")
     beating = keepalive(store)
@@ -79,11 +81,11 @@ def heartbeat() -> None:
     threading.Event().wait(WATCHED)
     share = (time.process_time() - cpu) / (time.perf_counter() - wall)
     assert not any(beat.lost for beat in beats)
-    print(f"heartbeat: {LEASES:,} leases of 30 s take {share:.1%} of a core (CPU over {WATCHED:.0f} s)")
+    report.note(f"heartbeat: {LEASES:,} leases of 30 s take {share:.1%} of a core (CPU over {WATCHED:.0f} s)")
     store.close()
 
 
-def waking(url: str, rounds: int) -> None:
+def waking(report: Report, url: str, rounds: int) -> None:
     """From the completion to the waiter, in sync mode."""
     late = []
     with idemstore.open(url) as owner:
@@ -106,12 +108,12 @@ def waking(url: str, rounds: int) -> None:
             completed = time.perf_counter()
             waiter.join()
             late.append((woken[0] - completed) * 1000)
-    print(
+    report.note(
         f"waking, {url.split(':')[0]}: {statistics.median(late):.2f} ms, slowest {max(late):.2f} ms ({rounds} rounds)"
     )
 
 
-async def crowd(url: str) -> None:
+async def crowd(report: Report, url: str) -> None:
     """Many waiters on one key, as tasks."""
     async with idemstore.open_async(url) as store:
         await store.migrate()
@@ -125,20 +127,22 @@ async def crowd(url: str) -> None:
         outcomes = await asyncio.gather(*waiters)
         took = time.perf_counter() - start
         assert all(isinstance(outcome, Completed) for outcome in outcomes)
-    print(f"crowd, {url.split(':')[0]}: {WAITERS:,} waiters had the result after {took * 1000:.0f} ms")
+    report.note(f"crowd, {url.split(':')[0]}: {WAITERS:,} waiters had the result after {took * 1000:.0f} ms")
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("urls", nargs="*", metavar="URL", default=["memory://"])
-    parser.add_argument("--rounds", type=int, default=15)
-    options = parser.parse_args()
-    own_cost(options.rounds)
-    heartbeat()
+    known = parser(__doc__)
+    known.add_argument("urls", nargs="*", metavar="URL", default=["memory://"])
+    known.add_argument("--rounds", type=int, default=15)
+    options = known.parse_args()
+    report = Report("guard", "The guard: its own cost, heartbeat, waking waiters")
+    own_cost(report, options.rounds)
+    heartbeat(report)
     for url in options.urls:
-        waking(url, options.rounds)
-        asyncio.run(crowd(url))
+        waking(report, url, options.rounds)
+        asyncio.run(crowd(report, url))
+    report.write(options.json)
 
 
 if __name__ == "__main__":

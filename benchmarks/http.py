@@ -4,7 +4,6 @@ The application answers a constant; the store is in memory. Middleware and bare 
 the median of their differences counts. ``copies`` is what a response of 1 MiB allocates beyond the stored record.
 """
 
-import argparse
 import asyncio
 import gc
 import os
@@ -15,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import idemstore
+from benchmarks.common import Report, parser
 from idemstore.http import asgi, wsgi
 from idemstore.http.asgi_types import Receive, Scope, Send
 from idemstore.http.policy import HttpPolicy
@@ -82,7 +82,7 @@ async def per_call(served: Callable[[Any, Any, Any], Awaitable[None]], requests:
     return (time.process_time() - start) / len(requests) * 1e6
 
 
-async def by_hand(rounds: int) -> None:
+async def by_hand(report: Report, rounds: int) -> None:
     """The yardstick: claim and complete, without HTTP."""
     costs = []
     for _ in range(rounds):
@@ -95,10 +95,10 @@ async def by_hand(rounds: int) -> None:
                 assert isinstance(claim, idemstore.Claimed)
                 await store.complete(("http", "ann", key), claim.token, bytes(100))
             costs.append((time.process_time() - start) / CALLS * 1e6)
-    print(f"claim and complete by hand: {statistics.median(costs):.1f} us of CPU (median of {rounds})")
+    report.note(f"claim and complete by hand: {statistics.median(costs):.1f} us of CPU (median of {rounds})")
 
 
-async def asgi_costs(rounds: int) -> None:
+async def asgi_costs(report: Report, rounds: int) -> None:
     """Each kind of request, with and without the middleware."""
     for label, method, keyed, again in (
         ("first request", "POST", True, False),
@@ -115,10 +115,10 @@ async def asgi_costs(rounds: int) -> None:
                 await per_call(wrapped, requests)
             extra.append(await per_call(wrapped, requests) - await per_call(app, requests))
             await store.close()
-        print(f"ASGI {label}: {statistics.median(extra):.1f} us of CPU (median of {rounds})")
+        report.note(f"ASGI {label}: {statistics.median(extra):.1f} us of CPU (median of {rounds})")
 
 
-def wsgi_costs(rounds: int) -> None:
+def wsgi_costs(report: Report, rounds: int) -> None:
     """The same for WSGI."""
     import io
 
@@ -146,10 +146,10 @@ def wsgi_costs(rounds: int) -> None:
                     pairs = {f"HTTP_{n.decode().upper().replace('-', '_')}": v.decode() for n, v in scope["headers"]}
                     environs.append({**environ, **pairs, "wsgi.input": None})
                 extra.append(once(wrapped, environs) - once(wsgi_app, environs))
-        print(f"WSGI {label}: {statistics.median(extra):.1f} us of CPU (median of {rounds})")
+        report.note(f"WSGI {label}: {statistics.median(extra):.1f} us of CPU (median of {rounds})")
 
 
-async def copies() -> None:
+async def copies(report: Report) -> None:
     """What a large response allocates at its peak."""
     whole = bytes(MIB)
 
@@ -167,19 +167,21 @@ async def copies() -> None:
         await wrapped(first, receive, send)
         replay = tracemalloc.get_traced_memory()[1] - stored
         tracemalloc.stop()
-    print(f"1 MiB response: {stored / MIB:.2f} MiB stored, {(peak - stored) / MIB:.2f} MiB beyond it at the peak")
-    print(f"its replay: {replay / MIB:.2f} MiB at the peak")
+    report.note(f"1 MiB response: {stored / MIB:.2f} MiB stored, {(peak - stored) / MIB:.2f} MiB beyond it at the peak")
+    report.note(f"its replay: {replay / MIB:.2f} MiB at the peak")
 
 
 def main() -> None:
     """Measure."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
-    rounds = parser.parse_args().rounds
-    asyncio.run(by_hand(rounds))
-    asyncio.run(asgi_costs(rounds))
-    wsgi_costs(rounds)
-    asyncio.run(copies())
+    known = parser(__doc__)
+    known.add_argument("--rounds", type=int, default=7)
+    options = known.parse_args()
+    report = Report("http", "The HTTP middlewares: CPU beside the application's own")
+    asyncio.run(by_hand(report, options.rounds))
+    asyncio.run(asgi_costs(report, options.rounds))
+    wsgi_costs(report, options.rounds)
+    asyncio.run(copies(report))
+    report.write(options.json)
 
 
 if __name__ == "__main__":

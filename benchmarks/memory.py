@@ -5,7 +5,6 @@ new store; and ``import idemstore`` in processes of their own. Medians, and the 
 the machine move less.
 """
 
-import argparse
 import os
 import statistics
 import subprocess
@@ -13,6 +12,7 @@ import sys
 import time
 
 import idemstore
+from benchmarks.common import Report, parser
 from idemstore import Claimed, Completed
 
 RESULT = b"r" * 200
@@ -45,15 +45,20 @@ def importing() -> float:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cycles", type=int, default=20_000)
-    parser.add_argument("--rounds", type=int, default=15)
-    options = parser.parse_args()
+    known = parser(__doc__)
+    known.add_argument("--cycles", type=int, default=20_000)
+    known.add_argument("--rounds", type=int, default=15)
+    options = known.parse_args()
+    report = Report("memory", "The core alone: one thread on a memory store")
     rounds = [measure(options.cycles) for _ in range(options.rounds)]
     print(f"Python {sys.version.split()[0]}, {os.cpu_count()} cores, {options.rounds} rounds of {options.cycles:,}")
     for name, rates in zip(("claim + complete", "replay"), zip(*rounds, strict=True), strict=True):
         print(f"{name:18} {statistics.median(rates):9,.0f} /s   best {max(rates):9,.0f} /s")
-    print(f"import idemstore   {importing():9.1f} ms CPU, median of {IMPORTS}")
+        report.row(operation=name, median_per_s=statistics.median(rates), best_per_s=max(rates))
+    loading = importing()
+    print(f"import idemstore   {loading:9.1f} ms CPU, median of {IMPORTS}")
+    report.notes.append(f"import idemstore: {loading:.1f} ms of CPU, median of {IMPORTS}")
+    report.write(options.json)
 
 
 if __name__ == "__main__":

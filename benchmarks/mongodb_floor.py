@@ -10,7 +10,6 @@ other, in turns within one run, medians. Collections are emptied now and then: t
 """
 
 import statistics
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from typing import TypeVar
 from pymongo import MongoClient, WriteConcern
 
 import idemstore
+from benchmarks.common import Report, parser
 from idemstore.backends.mongodb.dialect import MongoDialect
 from idemstore.backends.mongodb.wire import CODEC
 from idemstore.machine import MICROSECONDS, Claim, Complete
@@ -61,7 +61,7 @@ class Stopwatch:
         return statistics.median(self.times[name][WARM_UP:]) * 1000
 
 
-def measure(url: str) -> Stopwatch:
+def measure(url: str, rounds: int) -> Stopwatch:
     """All calls in turns."""
     watch = Stopwatch()
     separator = "&" if "?" in url else "?"
@@ -72,7 +72,7 @@ def measure(url: str) -> Stopwatch:
         store.migrate()
         dialect = MongoDialect(OURS)
         send = partial(database.command, codec_options=CODEC)
-        for number in range(ROUNDS + WARM_UP):
+        for number in range(rounds + WARM_UP):
             if number % EMPTY_AFTER == 0:
                 bare.delete_many({})
                 ours.delete_many({})
@@ -99,11 +99,17 @@ def measure(url: str) -> Stopwatch:
     return watch
 
 
-def main(url: str) -> None:
+def main() -> None:
     """Print medians and ratios."""
-    watch = measure(url)
+    known = parser(__doc__)
+    known.add_argument("url")
+    known.add_argument("--rounds", type=int, default=ROUNDS)
+    options = known.parse_args()
+    report = Report("mongodb_floor", "MongoDB: one caller, against bare commands", "pymongo")
+    watch = measure(options.url, options.rounds)
     for name in watch.times:
         print(f"{name:<18}{watch.median(name):>9.3f} ms")
+        report.row(measured="call", call=name, median_ms=watch.median(name))
     cycle = watch.median("claim") + watch.median("complete")
     floors = {
         "insert + update": ("insert_one", "update_one"),
@@ -111,10 +117,15 @@ def main(url: str) -> None:
         "the same commands": ("command: claim", "command: complete"),
     }
     for label, names in floors.items():
-        print(f"claim + complete / {label:<24}{cycle / sum(map(watch.median, names)):.2f}")
+        floor = sum(map(watch.median, names))
+        print(f"claim + complete / {label:<24}{cycle / floor:.2f}")
+        report.row(measured="ratio", operation="claim + complete", floor=label, ratio=cycle / floor)
     for name in ("find_one", "command: replay"):
-        print(f"replay / {name:<34}{watch.median('replay') / watch.median(name):.2f}")
+        ratio = watch.median("replay") / watch.median(name)
+        print(f"replay / {name:<34}{ratio:.2f}")
+        report.row(measured="ratio", operation="replay", floor=name, ratio=ratio)
+    report.write(options.json)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

@@ -1,6 +1,6 @@
 """What idemstore costs on PostgreSQL, in units of what the same client needs without it, in the same run.
 
-    python benchmarks/postgresql_floor.py [--url postgresql://user@host/db] [--rounds 3000] [--async-commit]
+    python -m benchmarks.postgresql_floor [--url postgresql://user@host/db] [--rounds 3000] [--async-commit]
 
 *write*: claim + complete of a new key, against an INSERT and an UPDATE of one row by primary key.
 *read*: a replay, against a SELECT of one row by primary key. *busy*: a claim of a running key, against the same SELECT.
@@ -8,7 +8,6 @@ One client, one connection each, prepared statements on both sides, bare and ide
 ``--url`` it starts the servers of the test harness.
 """
 
-import argparse
 import asyncio
 import os
 import statistics
@@ -20,6 +19,7 @@ import asyncpg
 import psycopg
 
 import idemstore
+from benchmarks.common import Report, parser
 from idemstore.testing import servers
 
 RESULT = os.urandom(200)
@@ -152,8 +152,9 @@ async def psycopg_times(url: str, rounds: int) -> Times:
             )
 
 
-def report(name: str, times: Times) -> None:
+def tell(report: Report, server: str, driver: str, times: Times) -> None:
     """Medians in microseconds, and the ratios."""
+    name = f"{server} {driver}"
     middle = {what: statistics.median(found[len(found) // 10 :]) * 1e6 for what, found in times.items()}
     print(
         f"{name:24}"
@@ -161,6 +162,11 @@ def report(name: str, times: Times) -> None:
         f"   read {middle['read']:6.0f} / {middle['bare read']:6.0f} us = {middle['read'] / middle['bare read']:.2f}"
         f"   busy {middle['busy']:6.0f} us = {middle['busy'] / middle['bare read']:.2f}"
     )
+    for what, floor in (("write", "bare write"), ("read", "bare read"), ("busy", "bare read")):
+        ratio = middle[what] / middle[floor]
+        report.row(
+            server=server, driver=driver, operation=what, floor_us=middle[floor], ours_us=middle[what], ratio=ratio
+        )
 
 
 @contextmanager
@@ -176,18 +182,20 @@ def addresses(url: str | None, names: list[str], async_commit: bool) -> Iterator
 
 def main() -> None:
     """Measure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--url", help="a database in which tables may be made")
-    parser.add_argument("--servers", nargs="*", default=["postgresql15", "postgresql"])
-    parser.add_argument("--rounds", type=int, default=3000)
-    parser.add_argument("--async-commit", action="store_true", help="synchronous_commit = off: no disk in the figures")
-    options = parser.parse_args()
+    known = parser(__doc__)
+    known.add_argument("--url", help="a database in which tables may be made")
+    known.add_argument("--servers", nargs="*", default=["postgresql15", "postgresql"])
+    known.add_argument("--rounds", type=int, default=3000)
+    known.add_argument("--async-commit", action="store_true", help="synchronous_commit = off: no disk in the figures")
+    options = known.parse_args()
+    report = Report("postgresql_floor", "PostgreSQL: one caller, against bare statements", "asyncpg", "psycopg")
     with addresses(options.url, options.servers, options.async_commit) as found:
         for name, url in found.items():
             prepare(url)
-            report(f"{name} psycopg", sync_times(url, options.rounds))
-            report(f"{name} asyncpg", asyncio.run(asyncpg_times(url, options.rounds)))
-            report(f"{name} psycopg async", asyncio.run(psycopg_times(url, options.rounds)))
+            tell(report, name, "psycopg", sync_times(url, options.rounds))
+            tell(report, name, "asyncpg", asyncio.run(asyncpg_times(url, options.rounds)))
+            tell(report, name, "psycopg async", asyncio.run(psycopg_times(url, options.rounds)))
+    report.write(options.json)
 
 
 if __name__ == "__main__":

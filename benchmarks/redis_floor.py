@@ -3,12 +3,11 @@
 The floor is two bare EVALSHA of ``return 1`` through the same redis-py, with its defaults. One client, one call after
 the other, both measured in turns within one run, so that whatever else the machine does hits both alike. Run it as
 
-    python -m benchmarks.redis_floor [URL]
+    python -m benchmarks.redis_floor [URL] [--rounds N]
 """
 
 import asyncio
 import statistics
-import sys
 import time
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ import redis
 import redis.asyncio
 
 import idemstore
+from benchmarks.common import Report, parser
 from idemstore.backends.redis.options import Address, Topology, read_target
 from idemstore.url import parse_url
 
@@ -84,17 +84,25 @@ async def measure_async(url: str, address: Address, rounds: int = ROUNDS) -> Row
     return row("async", times)
 
 
-def main(url: str = "redis://localhost:6379/0") -> None:
+def main() -> None:
     """Measure both modes and print the table."""
+    known = parser(__doc__)
+    known.add_argument("url", nargs="?", default="redis://localhost:6379/0")
+    known.add_argument("--rounds", type=int, default=ROUNDS)
+    options = known.parse_args()
+    url, rounds = options.url, options.rounds
     target = read_target(parse_url(url))
     if target.topology is not Topology.ONE or not target.addresses[0].port or target.tls:
         raise SystemExit("the floor is measured on one server over TCP: redis://host:port")
-    rows = [measure(url, target.addresses[0]), asyncio.run(measure_async(url, target.addresses[0]))]
-    print(f"redis-py {redis.__version__}, {ROUNDS} rounds, medians")
+    report = Report("redis_floor", "Redis: one caller, against two bare EVALSHA", "redis")
+    rows = [measure(url, target.addresses[0], rounds), asyncio.run(measure_async(url, target.addresses[0], rounds))]
+    print(f"redis-py {redis.__version__}, {rounds} rounds, medians")
     print(f"{'mode':<8}{'2 x EVALSHA':>17}{'claim + complete':>21}{'ratio':>10}")
     for line in rows:
         print(line)
+        report.row(mode=line.mode, floor_us=line.bare, claim_and_complete_us=line.ours, ratio=line.ours / line.bare)
+    report.write(options.json)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2])
+    main()

@@ -6,7 +6,6 @@ tasks. Prints the median of the rounds; ratios are taken within a round, so that
 of it alike; and CPU time per operation, which other programs on the machine move less.
 """
 
-import argparse
 import asyncio
 import os
 import sqlite3
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import idemstore
+from benchmarks.common import Report, parser
 from idemstore import Claimed, Completed
 
 RESULT = b"r" * 200
@@ -130,10 +130,12 @@ def measure(count: int) -> dict[str, Cost]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cycles", type=int, default=5000)
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
+    known = parser(__doc__)
+    known.add_argument("--cycles", type=int, default=5000)
+    known.add_argument("--rounds", type=int, default=5)
+    options = known.parse_args()
+    report = Report("sqlite_floor", "SQLite: against bare single-row writes")
+    report.versions["sqlite"] = sqlite3.sqlite_version
     rounds = [measure(options.cycles) for _ in range(options.rounds)]
     print(f"SQLite {sqlite3.sqlite_version}, WAL, synchronous=normal, {os.cpu_count()} cores; median of {len(rounds)}")
     for name in rounds[0]:
@@ -141,6 +143,8 @@ def main() -> None:
         cpu = statistics.median(result[name].cpu for result in rounds) * 1e6
         ratio = statistics.median(result[name].seconds / result["bare write"].seconds for result in rounds)
         print(f"{name:28} {rate:9,.0f} /s   {cpu:6.0f} us CPU   {ratio:5.2f} bare writes")
+        report.row(operation=name, rate_per_s=rate, cpu_us=cpu, bare_writes=ratio)
+    report.write(options.json)
 
 
 if __name__ == "__main__":

@@ -38,11 +38,17 @@ class AsyncOperation(BaseOperation):
     __slots__ = ("_store", "cancelled", "task")
 
     def __init__(self, home: Home, store: AsyncStore, key: KeyLike, stored: str, claimed: Claimed | None) -> None:
-        super().__init__(home, key, stored, claimed, self._lost)
+        BaseOperation.__init__(self, home, key, stored, claimed)  # ``super()`` takes longer, and every request does
         self._store = store
         self.task: asyncio.Task[object] | None = None
         """The task that runs the function, where the policy is to cancel it if the lease is lost."""
         self.cancelled = False
+
+    def cancel_on_loss(self) -> None:
+        """Where the lease is lost, the task that runs now is to be cancelled."""
+        self.task = asyncio.current_task()
+        if self.beat is not None:
+            self.beat.on_loss = self._lost
 
     def _lost(self) -> None:
         """Told by the heartbeat that the lease is lost."""
@@ -132,7 +138,7 @@ class AsyncGuard(GuardCore[AsyncOperation]):
     async def run(self, operation: AsyncOperation, fn: Callable[[], Awaitable[T]]) -> T:
         """As ``Guard.run``."""
         if self.policy.lease_loss is LeaseLoss.CANCEL:
-            operation.task = asyncio.current_task()
+            operation.cancel_on_loss()
         outer = current.set(operation)
         try:
             operation.live = True

@@ -21,7 +21,9 @@ class AsyncKeepalive:
 
     def start_over(self) -> None:
         """No leases, no task: at first, and in a child of ``fork()``."""
-        self._beats = Beats()
+        self._beats = beats = Beats()
+        self.drop = beats.drop
+        """Keep a lease no longer; may be repeated."""
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -35,10 +37,6 @@ class AsyncKeepalive:
             work = self._run(self._woken)
             loop = asyncio.get_running_loop()
             self._task = loop.create_task(work, name="idemstore-keepalive", context=contextvars.Context())
-
-    def drop(self, beat: Beat) -> None:
-        """Keep it no longer; may be repeated."""
-        self._beats.drop(beat)
 
     async def _run(self, woken: asyncio.Event) -> None:
         """Look, renew, sleep; end when idle, or when the store is gone or closed."""

@@ -35,7 +35,26 @@ def duration(name: str, value: Duration) -> int:
 
 def retention(value: Duration | None) -> int | None:
     """How long a record is kept; None: for ever."""
-    return None if value is None else duration("retention", value)
+    if value is None:
+        return None
+    try:
+        return _micros("retention", value)
+    except TypeError:
+        raise _bad_duration("retention", value) from None
+
+
+def lease_and_retention(lease: Duration, kept: Duration | None) -> tuple[int, int | None]:
+    """Both durations of a claim, in microseconds."""
+    try:
+        return _both(lease, kept)
+    except TypeError:  # one cannot even be hashed
+        return duration("lease", lease), retention(kept)
+
+
+@lru_cache(maxsize=256, typed=True)
+def _both(lease: Duration, kept: Duration | None) -> tuple[int, int | None]:
+    """One look-up instead of two."""
+    return _micros("lease", lease), None if kept is None else _micros("retention", kept)
 
 
 @lru_cache(maxsize=256, typed=True)

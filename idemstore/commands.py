@@ -188,6 +188,67 @@ def place(url: str | None) -> Iterator[str]:
 
 
 @app.command()
+def bench(
+    context: typer.Context,
+    urls: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[URL ...]", show_default="memory, and a SQLite file in a temporary directory", help="Stores."
+        ),
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Start every server that can be had here, and measure each.")
+    ] = False,
+    scenario: Annotated[
+        list[str] | None,
+        typer.Option(help="unique, replay, hot, mixed, wait, big; repeat it, or put commas.", show_default="all"),
+    ] = None,
+    concurrency: Annotated[str, typer.Option(metavar="N,N,...", help="Concurrent callers.")] = "1,64",
+    mode: Annotated[str, typer.Option(metavar="MODE", help="sync, async or both.")] = "both",
+    processes: Annotated[
+        int, typer.Option(metavar="N", min=1, max=64, help="Processes that the callers are spread over.")
+    ] = 1,
+    seconds: Annotated[
+        float | None,
+        typer.Option(metavar="S", min=0.02, max=600, help="How long a sample takes.", show_default="0.1 to 1"),
+    ] = None,
+    operations: Annotated[
+        int | None, typer.Option(metavar="N", min=1, max=10_000_000, help="How many operations it takes instead.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(metavar="N", min=1, max=100, help="Medians of so many rounds.")] = 3,
+    added_latency: Annotated[
+        float, typer.Option(metavar="MS", min=0, max=10_000, help="Milliseconds that each round trip takes longer.")
+    ] = 0.0,
+    report: Annotated[Path | None, typer.Option(metavar="DIR", help="Write results.json and index.html there.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Put load on servers of other machines, too.")] = False,
+) -> None:
+    """Measure stores, each beside the floor of its own client library: the same number of bare calls.
+
+    Store and floor take turns in processes of their own. Every sample also checks that exactly one caller was Claimed
+    for each key. Exit code 1: that was violated; 3: a store could not be asked to the end.
+    """
+    from idemstore.bench.plan import Plan, read_concurrency, read_modes, read_scenarios
+    from idemstore.bench.show import run as run_bench
+
+    if seconds is not None and operations is not None:
+        raise InvalidInput("--seconds and --operations are two ways to say how much: keep one")
+    plan = Plan(
+        scenarios=read_scenarios(scenario or []),
+        concurrency=read_concurrency(concurrency),
+        modes=read_modes(mode),
+        processes=processes,
+        seconds=seconds,
+        operations=operations,
+        rounds=rounds,
+        latency=added_latency,
+    )
+    code = run_bench(
+        plan, urls or [], console(), everything=everything, yes=yes, directory=report, plugins=context.find_root().obj
+    )
+    raise typer.Exit(code)
+
+
+@app.command()
 def ping(url: Url) -> None:
     """Ask the store's server for its clock: proof that calls would be answered."""
     with idemstore.open(url) as store:

@@ -23,6 +23,10 @@ Q = TypeVar("Q")
 R = TypeVar("R")
 T = TypeVar("T")
 
+_claim: Final = partial(tuple.__new__, Claim)
+_complete: Final = partial(tuple.__new__, Complete)
+# Events from tuples of their fields, in half the time that calling their classes takes.
+
 DAY: Final = 86400.0
 LEASE: Final = 30.0
 MAX_BATCH: Final = 500
@@ -163,18 +167,14 @@ class Face:
         token: str | None,
         takeover: bool,
     ) -> Ask[ClaimOutcome]:
-        event = Claim(
-            None if fingerprint is None else checks.fingerprint(fingerprint),
-            checks.new_token() if token is None else checks.token(token),
-            checks.duration("lease", lease),
-            checks.retention(retention),
-            takeover,
-        )
-        return self._dialect.claim(key, event)
+        digest = None if fingerprint is None else checks.fingerprint(fingerprint)
+        name = checks.new_token() if token is None else checks.token(token)
+        until, kept = checks.lease_and_retention(lease, retention)
+        return self._dialect.claim(key, _claim((digest, name, until, kept, takeover)))
 
     def _complete(self, key: str, token: str, result: bytes, retention: Duration | None) -> Ask[SettleOutcome]:
         data = checks.stored_bytes("result", result, self._value_bytes)
-        return self._dialect.complete(key, Complete(checks.token(token), data, checks.retention(retention)))
+        return self._dialect.complete(key, _complete((checks.token(token), data, checks.retention(retention))))
 
     def _fail(
         self, key: str, token: str, result: bytes, retention: Duration | None, retry_after: Duration | None

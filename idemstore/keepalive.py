@@ -55,14 +55,15 @@ _numbers: Final = itertools.count()
 class Beat:
     """One lease that is kept alive. ``until`` is when it ends unless renewed (``time.monotonic`` of this process)."""
 
-    __slots__ = ("__weakref__", "_on_loss", "due", "key", "lease", "live", "lost", "number", "token", "until")
+    __slots__ = ("__weakref__", "due", "key", "lease", "live", "lost", "number", "on_loss", "token", "until")
 
-    def __init__(self, key: KeyLike, token: str, lease: float, on_loss: Callable[[], None] | None = None) -> None:
-        """The lease was granted just now. ``on_loss`` is called by the heartbeat, once; it must be quick."""
+    def __init__(self, key: KeyLike, token: str, lease: float) -> None:
+        """The lease was granted just now."""
         self.key, self.token, self.lease = key, token, lease
         self.number = next(_numbers)  # not its id: that of one that was torn off may be in use again
         self.live, self.lost = True, False
-        self._on_loss = on_loss
+        self.on_loss: Callable[[], None] | None = None
+        """Called by the heartbeat where the lease is lost, once; it must be quick."""
         now = time.monotonic()
         self.until = now + lease
         self.due = now + lease * INTERVAL * (1 - EARLY * random.random())  # noqa: S311 - jitter, not a secret
@@ -91,8 +92,8 @@ class Beat:
         if not self.lost:
             self.lost = True
             log.warning("lease of %s lost: %s", redact(encode_key(self.key, sys.maxsize)), why)
-            if self._on_loss is not None:
-                self._on_loss()
+            if self.on_loss is not None:
+                self.on_loss()
 
     def took(self, sent: float, answer: SettleOutcome | IdemstoreError) -> None:
         """Note what a renewal that was sent at ``sent`` came to."""
@@ -123,7 +124,7 @@ class Beats:
 
     def drop(self, beat: Beat) -> None:
         """Keep it no longer; may be repeated."""
-        beat.live = False
+        beat.live, beat.on_loss = False, None
         self._beats.pop(beat.number, None)
 
     def look(self) -> tuple[list[Beat], float]:

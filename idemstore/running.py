@@ -6,7 +6,6 @@ bare threads. A task that outlives its operation finds it ended.
 
 import contextvars
 import time
-from collections.abc import Callable
 from typing import Final, NamedTuple, TypeVar
 
 from idemstore.envelope import Envelope
@@ -53,7 +52,6 @@ class BaseOperation:
         key: KeyLike,
         stored: str,
         claimed: Claimed | None,
-        on_loss: Callable[[], None] | None = None,
     ) -> None:
         """``claimed`` None: it runs unprotected."""
         self.home, self.key, self.stored = home, key, stored
@@ -68,7 +66,7 @@ class BaseOperation:
         else:
             self.token, self.fence, self.attempt = claimed.token, claimed.fence, claimed.attempt
             self._checkpoint = claimed.checkpoint
-            self.beat = Beat(key, claimed.token, home.lease, on_loss)
+            self.beat = Beat(key, claimed.token, home.lease)
 
     @property
     def protected(self) -> bool:

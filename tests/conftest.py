@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 import pytest
 
-pytest.register_assert_rewrite("idemstore.testing")
+pytest.register_assert_rewrite("idemstore.testing", "e2e_contract")
 
 from idemstore.testing import families  # noqa: E402 - assertions are rewritten at import
 from idemstore.testing.pytest_plugin import ServerPool  # noqa: E402

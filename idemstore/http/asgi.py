@@ -17,20 +17,21 @@ The running operation (``fence``, ``attempt``, ``resumed_from``, ``checkpoint``,
 """
 
 import asyncio
+from collections.abc import Awaitable
 
 from idemstore.async_insist import outlast
 from idemstore.async_keepalive import async_keepalive
 from idemstore.async_store import AsyncStore
 from idemstore.errors import ConfigurationError, IdemstoreError
 from idemstore.guard_core import DOWN
-from idemstore.http.asgi_run import Running
+from idemstore.http.asgi_run import Running, start
 from idemstore.http.asgi_types import AsgiApp, Incoming, Receive, Scope, Send, read_request, send_response
 from idemstore.http.core import OPERATION, Ask, HttpCore, log
 from idemstore.http.facts import Request, Response
 from idemstore.http.plans import Answer, Keyed, Pass, Replay, Run
 from idemstore.http.policy import HttpPolicy
 from idemstore.keys import redact
-from idemstore.outcomes import ClaimOutcome
+from idemstore.outcomes import Claimed, ClaimOutcome
 
 
 class IdempotencyMiddleware:
@@ -95,13 +96,15 @@ class IdempotencyMiddleware:
         except asyncio.CancelledError:
             await outlast(lambda: self._give_back(ask))
             raise
-        return await self._met(outcome, ask, scope, incoming, send)
+        if isinstance(outcome, Claimed):  # which is all that ``meet`` would say of it
+            return await self._run(Running(self, ask, outcome, incoming, send), scope)
+        return await send_response(send, await self._met(outcome, ask), request.method)
 
-    async def _claim(self, ask: Ask) -> ClaimOutcome:
+    def _claim(self, ask: Ask) -> Awaitable[ClaimOutcome]:
         """Claim as the policy says."""
         policy = self.policy
-        return await self.store.claim(
-            ask.guarded.key,
+        return self.store.claim(
+            ask.stored,
             lease=policy.lease,
             retention=policy.retention,
             fingerprint=ask.guarded.fingerprint,
@@ -127,20 +130,20 @@ class IdempotencyMiddleware:
             self.core.unsure.remember(ask.stored, ask.token)
             raise
 
-    async def _met(self, outcome: ClaimOutcome, ask: Ask, scope: Scope, incoming: Incoming, send: Send) -> None:
-        """The store has answered."""
+    async def _met(self, outcome: ClaimOutcome, ask: Ask) -> Response:
+        """The answer where the application does not run."""
         request = ask.guarded.request
         try:
             met = self.policy.meet(outcome, ask.guarded)
         except IdemstoreError as error:
-            return await send_response(send, self.core.trouble(error, request), request.method)
+            return self.core.trouble(error, request)
         match met:
-            case Run(claimed):
-                return await self._run(Running(self, ask, claimed, incoming, send), scope)
+            case Run():
+                raise AssertionError("a claim is run, not answered")
             case Replay(stored):
-                return await send_response(send, await self._replay(stored, request), request.method)
+                return await self._replay(stored, request)
             case Answer(response):
-                return await send_response(send, response, request.method)
+                return response
 
     async def _replay(self, stored: Response, request: Request) -> Response:
         """The answer to a retry, by the policy's hook where it has one."""
@@ -153,12 +156,13 @@ class IdempotencyMiddleware:
         extensions = scope.get("extensions")
         if extensions:
             inner["extensions"] = {name: value for name, value in extensions.items() if name not in UNSEEN}
-        loop = asyncio.get_running_loop()
-        over: asyncio.Future[None] = loop.create_future()
-        running.task = loop.create_task(running.main(self.app, inner, over))
-        self.tasks.add(running.task)  # until it has ended: the loop itself holds it weakly
+        task = start(running.main(self.app, inner))
+        if running.ended:  # it did not have to wait for anything
+            return running.result()
+        running.task = task
+        self.tasks.add(task)  # until it has ended: the loop itself holds it weakly
         try:
-            await over
+            await running.end()
         except asyncio.CancelledError:
             running.detach()
             raise

@@ -2,19 +2,20 @@
 
 import asyncio
 import logging
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from typing import Final, Protocol
 
 from idemstore.async_guard import AsyncOperation
-from idemstore.async_insist import async_insist, outlast, to_the_end
+from idemstore.async_insist import async_insist, outlast
 from idemstore.async_keepalive import AsyncKeepalive
 from idemstore.async_store import AsyncStore
 from idemstore.errors import IdemstoreError, StoreUnavailable
 from idemstore.http.asgi_types import AsgiApp, Incoming, Message, Scope, Send, send_response
 from idemstore.http.choices import Fate
 from idemstore.http.core import Ask, HttpCore, log
-from idemstore.http.facts import Headers
+from idemstore.http.facts import Headers, read_length
 from idemstore.http.plans import Settlement
 from idemstore.http.policy import HttpPolicy
 from idemstore.keys import redact
@@ -23,6 +24,16 @@ from idemstore.policy import LeaseLoss
 from idemstore.running import current
 
 GONE: Final[Message] = {"type": "http.disconnect"}
+
+
+def start(work: Coroutine[object, object, None]) -> "asyncio.Task[None]":
+    """A task of its own. From Python 3.12 on it begins at once: a request that waits for nothing, waits for no loop."""
+    loop = asyncio.get_running_loop()
+    if loop.get_task_factory() is not None:
+        return loop.create_task(work)
+    if sys.version_info >= (3, 12):
+        return asyncio.Task(work, loop=loop, eager_start=True)
+    return asyncio.Task(work, loop=loop)  # as ``create_task`` does, without its checks
 
 
 class Home(Protocol):
@@ -42,11 +53,13 @@ class Running:
         "_answered",
         "_ask",
         "_declared",
+        "_error",
         "_gone",
         "_headers",
         "_home",
         "_incoming",
         "_muted",
+        "_over",
         "_parts",
         "_send",
         "_settled",
@@ -54,6 +67,7 @@ class Running:
         "_start",
         "_started",
         "_status",
+        "ended",
         "operation",
         "task",
     )
@@ -63,6 +77,9 @@ class Running:
         self.operation = AsyncOperation(home.core.home, home.store, ask.guarded.key, ask.stored, claimed)
         self.operation.live = True
         self.task: asyncio.Task[None] | None = None
+        self.ended = False
+        self._error: BaseException | None = None
+        self._over: asyncio.Future[None] | None = None
         self._start: Message | None = None
         self._status = 0
         self._headers: Headers = ()
@@ -78,32 +95,53 @@ class Running:
         """The server has given the request up: nothing is sent any more."""
         self._gone = True
 
-    async def main(self, app: AsgiApp, scope: Scope, over: "asyncio.Future[None]") -> None:
-        """The task of a request. ``over`` is what the server waits for: it hears of the end from here, a step of the
+    async def main(self, app: AsgiApp, scope: Scope) -> None:
+        """The task of a request. What the server waits for is ``end()``: it hears of the end from here, a step of the
         loop before the task itself has ended, and its cancellation does not reach the task.
         """
         try:
             await self._run(app, scope)
-        except asyncio.CancelledError:
-            over.cancel()
+        except asyncio.CancelledError as error:
+            self._ends(error)
             raise
         except Exception as error:  # noqa: BLE001 - it goes on to the server, or to the log where that is gone
-            if over.done():
-                log.error("%s failed, and its client is gone", redact(self._ask.stored), exc_info=error)
-            else:
-                over.set_exception(error)
+            self._ends(error)
         else:
+            self._ends(None)
+
+    def result(self) -> None:
+        """Raise what the application raised, where it ended before anybody waited for that."""
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def end(self) -> "asyncio.Future[None]":
+        """For the server to wait for."""
+        self._over = asyncio.get_running_loop().create_future()
+        return self._over
+
+    def _ends(self, error: BaseException | None) -> None:
+        """Say that the application has ended."""
+        self.ended, over = True, self._over
+        if self.task is not None:
+            self._home.tasks.discard(self.task)
+        if over is None:
+            self._error = error
+        elif isinstance(error, asyncio.CancelledError):
+            over.cancel()
+        elif error is None:
             if not over.done():
                 over.set_result(None)
-        finally:
-            if self.task is not None:
-                self._home.tasks.discard(self.task)
+        elif not over.done():
+            over.set_exception(error)
+        else:
+            log.error("%s failed, and its client is gone", redact(self._ask.stored), exc_info=error)
 
     async def _run(self, app: AsgiApp, scope: Scope) -> None:
         """Run the application to its end; record what it answers, or that it failed."""
         current.set(self.operation)  # this task's context ends with it
         if self._home.policy.lease_loss is LeaseLoss.CANCEL:
-            self.operation.task = asyncio.current_task()
+            self.operation.cancel_on_loss()
         try:
             await app(scope, self.receive, self.send)
             if not self._settled:
@@ -119,9 +157,12 @@ class Running:
 
     def _quiet(self) -> None:
         """The operation has ended: no heartbeat, no checkpoints."""
-        self.operation.live = False
-        if self.operation.beat is not None:
-            self._home.heartbeat.drop(self.operation.beat)
+        operation = self.operation
+        if not operation.live:
+            return
+        operation.live = False
+        if operation.beat is not None:
+            self._home.heartbeat.drop(operation.beat)
         if self._answered is not None:
             self._answered.set()
 
@@ -132,7 +173,7 @@ class Running:
         its client went away.
         """
         if not self._incoming.ended:
-            return await self._incoming.receive()
+            return self._incoming.waiting() or await self._incoming.receive()
         if not self._settled:
             if self._answered is None:
                 self._answered = asyncio.Event()
@@ -161,10 +202,10 @@ class Running:
         if self._muted:
             return
         kind = message["type"]
-        if kind == "http.response.start":
-            self._begin(message)
-        elif kind == "http.response.body":
+        if kind == "http.response.body":
             await self._part(message)
+        elif kind == "http.response.start":
+            self._begin(message)
         else:
             await self._forward(message)
 
@@ -176,7 +217,7 @@ class Running:
         )
         for name, value in headers:
             if name == "content-length":
-                self._declared = int(value) if value.isascii() and value.isdigit() else None
+                self._declared = read_length(value)
 
     async def _part(self, message: Message) -> None:
         """A part of the body."""
@@ -234,7 +275,13 @@ class Running:
         self._parts = None
         self._quiet()
         try:
-            answer = await to_the_end(lambda: self._insist(settlement, until))
+            try:
+                answer = await self._tell(settlement)
+            except StoreUnavailable:
+                answer = await async_insist(lambda: self._tell(settlement), until)
+        except asyncio.CancelledError:  # as ``to_the_end``
+            await outlast(lambda: async_insist(lambda: self._tell(settlement), until))
+            raise
         except IdemstoreError as error:
             home.core.unrecorded(ask, error)
             return True
@@ -243,23 +290,14 @@ class Running:
             return False
         return True
 
-    async def _insist(self, settlement: Settlement, until: float) -> SettleOutcome:
-        """Tell the store, and tell it again where there is no answer."""
-        try:
-            return await self._tell(settlement)
-        except StoreUnavailable:
-            return await async_insist(lambda: self._tell(settlement), until)
-
-    async def _tell(self, settlement: Settlement) -> SettleOutcome:
+    def _tell(self, settlement: Settlement) -> Awaitable[SettleOutcome]:
         """One call of the store; it may be repeated."""
-        store, key, token = self._home.store, self._ask.guarded.key, self._ask.token
-        match settlement.fate:
-            case Fate.COMPLETE:
-                return await store.complete(key, token, settlement.result, retention=settlement.retention)
-            case Fate.FAIL:
-                return await store.fail(key, token, settlement.result, retention=settlement.retention)
-            case Fate.RELEASE:
-                return await store.release(key, token)
+        store, ask, (fate, result, retention) = self._home.store, self._ask, settlement
+        if fate is Fate.COMPLETE:
+            return store.complete(ask.stored, ask.token, result, retention=retention)
+        if fate is Fate.FAIL:
+            return store.fail(ask.stored, ask.token, result, retention=retention)
+        return store.release(ask.stored, ask.token)
 
     async def _lose(self) -> None:
         """Somebody else owns the key: its answer counts, so this one must not look like a success."""

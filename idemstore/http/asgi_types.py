@@ -48,7 +48,7 @@ class Incoming:
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        self._waiting: list[Message] = []
+        self._waiting: Message | None = None
         self.body = b""
         """What was read, at most the limit."""
         self.truncated = False
@@ -60,26 +60,44 @@ class Incoming:
 
     async def read(self, limit: int) -> bool:
         """Read the body up to the limit; False where the client went away before its end."""
-        parts, size = list[bytes](), 0
-        while True:
+        message = await self._receive()
+        body = message.get("body", b"")
+        if message["type"] == "http.disconnect":
+            return False
+        if message.get("more_body", False) and len(body) <= limit:
+            message = await self._whole(body, limit)
+            body = message["body"]
+        self.truncated = len(body) > limit
+        self.body = body[:limit] if self.truncated else body
+        self._waiting = message
+        return bool(message["type"] != "http.disconnect")
+
+    async def _whole(self, first: bytes, limit: int) -> Message:
+        """The parts in one message, up to the limit; or that the client went away before the end of them."""
+        parts, size, more = [first], len(first), True
+        while more and size <= limit:
             message = await self._receive()
             if message["type"] == "http.disconnect":
-                return False
+                return {"type": "http.disconnect", "body": b""}
             part = message.get("body", b"")
             parts.append(part)
             size += len(part)
             more = message.get("more_body", False)
-            if not more or size > limit:
-                break
-        whole = parts[0] if len(parts) == 1 else b"".join(parts)
-        self.truncated = size > limit
-        self.body = whole[:limit] if self.truncated else whole
-        self._waiting = [{"type": "http.request", "body": whole, "more_body": more}]
-        return True
+        return {"type": "http.request", "body": b"".join(parts), "more_body": more}
+
+    def waiting(self) -> Message | None:
+        """What was read for the fingerprint, once."""
+        message, self._waiting = self._waiting, None
+        if message is not None:
+            self.ended = not message.get("more_body", False)
+        return message
 
     async def receive(self) -> Message:
         """The next message of the body."""
-        message = self._waiting.pop() if self._waiting else await self._receive()
+        message = self.waiting()
+        if message is not None:
+            return message
+        message = await self._receive()
         if message["type"] == "http.disconnect":
             self.cut = True
         elif not message.get("more_body", False):

@@ -92,11 +92,16 @@ def _digest(request: Request, body: bytes) -> bytes:
     """SHA-256, each part with its length before it."""
     front = f"{request.method} {request.path}?{request.query}".encode("utf-8", "surrogatepass")
     size = (request.header("content-length") or "?").encode() if request.truncated else b""
-    digest = hashlib.sha256(b"idemstore http 1\n%d %d %d\n" % (len(front), len(size), len(body)))
-    digest.update(front + size)
+    head = b"idemstore http 1\n%d %d %d\n%b%b" % (len(front), len(size), len(body), front, size)
+    if len(body) <= COPIED:
+        return hashlib.sha256(head + body).digest()  # in one call
+    digest = hashlib.sha256(head)
     digest.update(body)
     return digest.digest()
 
+
+COPIED: Final = 4096
+"""Bytes of a body that are cheaper to copy than to hash in a call of its own."""
 
 TRY_AGAIN: Final = frozenset({408, 409, 423, 425, 429})
 """Client errors that say "not now" rather than "no"."""

@@ -18,7 +18,7 @@ from idemstore.guard_core import Unsure
 from idemstore.http.facts import Request, Response
 from idemstore.http.plans import Guarded
 from idemstore.http.policy import HttpPolicy
-from idemstore.keys import encode_key, redact
+from idemstore.keys import StoredKey, encode_key, redact
 from idemstore.machine import MICROSECONDS
 from idemstore.policy import StoreDown
 from idemstore.running import Home
@@ -34,7 +34,7 @@ class Ask:
 
     __slots__ = ("guarded", "stored", "token")
 
-    def __init__(self, guarded: Guarded, stored: str, token: str) -> None:
+    def __init__(self, guarded: Guarded, stored: StoredKey, token: str) -> None:
         self.guarded, self.stored, self.token = guarded, stored, token
 
 
@@ -56,7 +56,7 @@ class HttpCore:
 
     def ask(self, guarded: Guarded) -> Ask:
         """What to claim; an earlier claim of the key that got no answer is repeated under its own token."""
-        stored = encode_key(guarded.key, self._key_bytes)
+        stored = StoredKey(encode_key(guarded.key, self._key_bytes))
         return Ask(guarded, stored, self.unsure.take(stored))
 
     def no_answer(self, ask: Ask, error: IdemstoreError) -> bool:

@@ -7,6 +7,9 @@ from typing import Final, NamedTuple
 Headers = tuple[tuple[str, str], ...]
 """Names in lower case, in the order they came; a name may come twice."""
 
+LONGEST_LENGTH: Final = 18
+"""Digits of a length that are read: what has more is no length that anything could have."""
+
 NOTHING: Final[Mapping[str, object]] = MappingProxyType({})
 
 
@@ -18,6 +21,13 @@ def make_headers(pairs: Iterable[tuple[bytes | str, bytes | str]]) -> Headers:
 def _text(value: bytes | str) -> str:
     """Header bytes as text."""
     return value if isinstance(value, str) else str(value, "latin-1")
+
+
+def read_length(text: str) -> int | None:
+    """A declared length; None where it is none."""
+    if not (text.isascii() and text.isdigit()):
+        return None
+    return int(text) if len(text) <= LONGEST_LENGTH else 10**LONGEST_LENGTH
 
 
 def values(headers: Headers, name: str) -> list[str]:
@@ -47,9 +57,12 @@ class Request(NamedTuple):
         return f"<Request {self.method} {self.path}>"
 
     def header(self, name: str) -> str | None:
-        """The first value of a header, or None."""
-        found = values(self.headers, name.lower())
-        return found[0] if found else None
+        """The first value of a header; None where it is missing or blank, so that a blank one names nobody."""
+        wanted = name.lower()
+        for found, value in self.headers:
+            if found == wanted:
+                return value if value and not value.isspace() else None
+        return None
 
     @property
     def operation(self) -> str:
@@ -71,5 +84,8 @@ class Response(NamedTuple):
 
     def header(self, name: str) -> str | None:
         """The first value of a header, or None."""
-        found = values(self.headers, name.lower())
-        return found[0] if found else None
+        wanted = name.lower()
+        for found, value in self.headers:
+            if found == wanted:
+                return value
+        return None

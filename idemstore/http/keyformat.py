@@ -74,7 +74,8 @@ class KeyFormat:
             return None
         if not (text.isascii() and text.isprintable()):
             raise BadKey("it has characters other than printable ASCII")
-        key = self._unquote(text)
+        bare = text[0] != '"' and "," not in text and self.quoting is not Quoting.REQUIRED
+        key = text if bare else self._unquote(text)
         if not key or key in self.absent_words:
             return None
         if self.max_length is not None and len(key) > self.max_length:

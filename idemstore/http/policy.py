@@ -125,6 +125,8 @@ class HttpPolicy:
     """Makes an API's own error body from a problem document; the second argument is the request."""
 
     _dropped: frozenset[str] = field(init=False, repr=False, compare=False, default=HOP_BY_HOP)
+    _compares: bool = field(init=False, repr=False, compare=False, default=True)
+    """Whether payloads are looked at."""
 
     def __post_init__(self) -> None:
         """Refuse what no request could use."""
@@ -138,6 +140,8 @@ class HttpPolicy:
         object.__setattr__(self, "methods", frozenset(self.methods))
         object.__setattr__(self, "not_replayed", frozenset(name.lower() for name in self.not_replayed))
         object.__setattr__(self, "_dropped", HOP_BY_HOP | self.not_replayed)
+        compares = self.fingerprint is not None and self.on_mismatch is not OnMismatch.IGNORE
+        object.__setattr__(self, "_compares", compares)
         for name in ("lease", "patience"):
             checks.duration(name, getattr(self, name))
         checks.retention(self.retention)
@@ -179,15 +183,11 @@ class HttpPolicy:
 
     def _found(self, headers: Headers) -> list[str]:
         """The values of the header that counts."""
-        for name in self.headers:
-            if found := values(headers, name):
+        for wanted in self.headers:
+            found = [value for name, value in headers if name == wanted]
+            if found:
                 return found
         return []
-
-    @property
-    def _compares(self) -> bool:
-        """Whether payloads are looked at."""
-        return self.fingerprint is not None and self.on_mismatch is not OnMismatch.IGNORE
 
     def _missing(self, request: Request) -> Answer:
         """No key where there must be one."""
@@ -301,11 +301,14 @@ class HttpPolicy:
 
     def _lasting(self, headers: Headers) -> Headers:
         """The headers that a replay repeats."""
-        dropped = self._dropped
-        named = values(headers, "connection")
-        if named:
-            dropped |= {name.strip().lower() for value in named for name in value.split(",")}
-        return tuple(pair for pair in headers if pair[0] not in dropped)
+        dropped, lasting = self._dropped, []
+        for pair in headers:
+            if pair[0] not in dropped:
+                lasting.append(pair)
+            elif pair[0] == "connection":
+                named = {name.strip().lower() for value in values(headers, "connection") for name in value.split(",")}
+                return tuple(one for one in headers if one[0] not in dropped | named)
+        return tuple(lasting)
 
     def failure(self) -> Response:
         """What is kept of an application that raised, where 500 is kept."""

@@ -1,6 +1,7 @@
 """Problem documents (RFC 9457): what a request is told that is neither run nor replayed.
 
-Clients may rely on the ``type`` URI: base and the last part never change. The base is ``HttpPolicy.problem_base``.
+Clients may rely on the ``type`` URI: base and word never change. The base is ``HttpPolicy.problem_base``; by default
+the URI is a name and no address (RFC 9457, 3.1.1), since what a problem means is said by the documentation of the API.
 """
 
 import json
@@ -9,7 +10,7 @@ from typing import Final
 
 from idemstore.http.facts import Headers, Response
 
-BASE: Final = "https://idemstore.readthedocs.io/problems/"
+BASE: Final = "urn:idemstore:problems/"
 
 
 class Problem(StrEnum):

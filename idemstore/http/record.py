@@ -17,11 +17,12 @@ _FRONT: Final = len(MAGIC) + 4
 
 def encode_response(status: int, headers: Headers, operation: str, body: Sequence[bytes] | None) -> bytes:
     """What to store. ``body`` in parts, joined here and nowhere else; None: not kept."""
-    parts = [str(status), "none" if body is None else "body", _bound(operation)]
+    parts = [str(status), "none" if body is None else "body", operation]
     for pair in headers:
         parts += pair
     text = "\0".join(parts)
-    if text.count("\0") != len(parts) - 1:  # no header has a NUL, unless an application is broken
+    if text.count("\0") != len(parts) - 1:  # a decoded path may have a NUL, and a header of a broken application
+        parts[2] = _bound(operation)
         text = "\0".join([part.replace("\0", "") for part in parts])
     head = text.encode("utf-8", "surrogatepass")
     return b"".join((MAGIC, len(head).to_bytes(4, "big"), head, *(body or ())))
@@ -38,7 +39,7 @@ def decode_response(data: bytes, operation: str) -> Response:
         number = int(status)
     except ValueError as error:
         raise UndecodableResult("the head of the stored response cannot be read: it was damaged") from error
-    if written_for != _bound(operation):
+    if written_for != operation and written_for != _bound(operation):
         raise UndecodableResult("the stored response answers another operation: make the operation a part of the scope")
     return Response(number, headers, data[start:] if kept == "body" else None)
 

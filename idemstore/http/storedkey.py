@@ -10,10 +10,16 @@ MAX_KEY: Final = 1000
 """as all of them are where they come to more bytes than this together (every family takes that many)."""
 MOST_PARTS: Final = 12
 """Parts of which even the hashes may be too much."""
+SHORT: Final = 70
+"""A namespace that together with ``MAX_PART`` characters, each of which may take three bytes, is within ``MAX_KEY``."""
+_SHA: Final = "sha256-"
 
 
 def stored_key(namespace: str, parts: tuple[str, ...]) -> tuple[str, ...]:
     """The key that a store gets. Different parts never give the same."""
+    text = "".join(parts)
+    if len(text) <= MAX_PART and len(namespace) <= SHORT and text.isascii() and text.isprintable() and _SHA not in text:
+        return (namespace, *parts)  # nearly all keys
     stored = (namespace, *map(_part, parts))
     if sum(map(len, stored)) * 3 <= MAX_KEY or _size(stored) <= MAX_KEY:
         return stored
@@ -24,7 +30,7 @@ def stored_key(namespace: str, parts: tuple[str, ...]) -> tuple[str, ...]:
 
 def _part(part: str) -> str:
     """A part as it is stored: as it is where it is short and plain. A hash cannot be sent instead of what it is of."""
-    plain = len(part) <= MAX_PART and part.isascii() and part.isprintable() and not part.startswith("sha256-")
+    plain = len(part) <= MAX_PART and part.isascii() and part.isprintable() and not part.startswith(_SHA)
     return part if plain else _hashed(part)
 
 

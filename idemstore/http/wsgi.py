@@ -93,7 +93,7 @@ class IdempotencyMiddleware:
         """Claim as the policy says."""
         policy = self.policy
         return self.store.claim(
-            ask.guarded.key,
+            ask.stored,
             lease=policy.lease,
             retention=policy.retention,
             fingerprint=ask.guarded.fingerprint,

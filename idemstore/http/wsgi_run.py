@@ -7,7 +7,7 @@ from typing import Protocol, Self
 from idemstore.errors import IdemstoreError
 from idemstore.http.choices import Fate
 from idemstore.http.core import OPERATION, Ask, HttpCore, log
-from idemstore.http.facts import Headers
+from idemstore.http.facts import Headers, read_length
 from idemstore.http.policy import HttpPolicy
 from idemstore.http.wsgi_types import Environ, ExcInfo, StartResponse, WsgiApp, send_response
 from idemstore.insist import insist
@@ -74,8 +74,8 @@ class Running:
         self._headers = tuple([(name.lower(), value) for name, value in headers])
         self._declared = None
         for name, value in self._headers:
-            if name == "content-length" and value.isascii() and value.isdigit():
-                self._declared = int(value)
+            if name == "content-length":
+                self._declared = read_length(value)
         return self._written
 
     def _written(self, data: bytes) -> None:
@@ -166,7 +166,7 @@ class Running:
         """Complete, fail or release."""
         self._settled = True
         home, ask, beat = self._home, self._ask, self.operation.beat
-        store, key, token = home.store, ask.guarded.key, ask.token
+        store, key, token = home.store, ask.stored, ask.token
         fate, data, kept = home.policy.settle(status, headers, parts, ask.guarded, home.core.limit)
         self._parts = None
         self._quiet()

@@ -7,7 +7,7 @@ from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Final, Protocol
 
-from idemstore.http.facts import Headers, Request, Response
+from idemstore.http.facts import Headers, Request, Response, read_length
 
 Environ = dict[str, Any]
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
@@ -83,9 +83,8 @@ def read_body(environ: Environ, limit: int) -> tuple[bytes, bool]:
     application finds all of it.
     """
     source: Readable = environ["wsgi.input"]
-    text = str(environ.get("CONTENT_LENGTH") or "")
-    if text.isascii() and text.isdigit():
-        length = int(text)
+    length = read_length(str(environ.get("CONTENT_LENGTH") or ""))
+    if length is not None:
         front = _read(source, min(length, limit + 1))
         if len(front) < min(length, limit + 1):
             raise Cut

@@ -16,6 +16,8 @@ from idemstore.testing.contract_lab import MODES, Lab, claimed, done, raises
 from idemstore.testing.families.redis import RedisSubject
 from idemstore.testing.servers import ServerUnavailable, start
 from idemstore.testing.servers.process import free_port
+from idemstore.testing.servers.waiting import NotReady
+from idemstore.testing.servers.waiting import until as settle
 
 SLACK = 1.0
 
@@ -114,9 +116,24 @@ def open_move(slot, source, target):
 
 def hand_over(slot, source, target, other):
     """Give a slot without keys to another node. Importing it first raises the epoch, or gossip could undo it."""
-    open_move(slot, source, target)
-    for client in (target, source, other):
-        client.cluster("SETSLOT", slot, "NODE", target.cluster("MYID"))
+    target.cluster("SETSLOT", slot, "IMPORTING", source.cluster("MYID"))
+    settle(partial(agree, slot, target, (target, source, other)))
+
+
+def agree(slot, owner, nodes):
+    """Tell every node who serves a slot, and raise unless all know it: gossip that was under way can undo the first."""
+    for client in nodes:
+        if not serves(client, slot, owner):
+            client.cluster("SETSLOT", slot, "NODE", owner.cluster("MYID"))
+    time.sleep(0.2)  # longer than gossip is under way between three nodes
+    if not all(serves(client, slot, owner) for client in nodes):
+        raise NotReady(f"the nodes disagree about the slot {slot}")
+
+
+def serves(client, slot, owner):
+    """Whether a node believes that a slot is the owner's."""
+    ranges = client.cluster("SLOTS")
+    return any(first <= slot <= last and node[2] == owner.cluster("MYID") for first, last, node, *_ in ranges)
 
 
 def test_a_moved_slot_is_followed(lab, cluster):
@@ -135,6 +152,27 @@ def test_a_moved_slot_is_followed(lab, cluster):
         assert lab.store.forget(key)
     finally:
         hand_over(slot, two, one, three)
+
+
+def test_nodes_that_disagree(lab, cluster):
+    """Each of two nodes says that the other serves a slot: unavailable in time, as an error that may pass, then all is
+    well; the other keys of a batch are served.
+    """
+    key, other = key_on(lab, 1), key_on(lab, 3)
+    slot = slot_of(lab.subject.stored(key))
+    one, two, three = (node(cluster, number) for number in (1, 2, 3))
+    store = lab.open(f"{lab.subject.url}&timeout=0.5")
+    try:
+        one.cluster("SETSLOT", slot, "NODE", two.cluster("MYID"))
+        seconds, error = timed(partial(raises, StoreUnavailable, partial(store.claim, key)))
+        assert seconds < 0.5 + SLACK
+        assert error.retryable
+        assert "another node serves the key" in str(error)
+        answers = store.claim_many([key, other])
+        assert [type(answer) for answer in answers] == [StoreUnavailable, Claimed]
+    finally:
+        hand_over(slot, two, one, three)
+    assert isinstance(store.claim(key), Claimed)
 
 
 def test_a_slot_on_its_way_is_followed(lab, cluster):

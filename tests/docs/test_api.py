@@ -4,10 +4,11 @@ import dataclasses
 import inspect
 import re
 
+import api_http
 from pages import ROOT
 
 import idemstore
-from idemstore import errors
+from idemstore import errors, http
 from idemstore.exchange import Limits, Snapshot
 from idemstore.machine import Record, State
 from idemstore.store import Store
@@ -101,6 +102,7 @@ def written() -> str:
     parts += [value(Limits)]
     parts += ["## Guard\n"]
     parts += [f"### `idemstore.{name}`\n\n{prose(getattr(idemstore, name))}\n" for name in GUARD]
+    parts += [api_http.written()]
     parts += ["## Errors\n", "All in `idemstore.errors`. HTTP is a hint for adapters.\n", error_rows()]
     parts += ["## Testing\n", f"### `idemstore.testing.contract.StoreContract`\n\n{prose(contract)}\n"]
     parts += [f"### `idemstore.testing.subject.Subject`\n\n{prose(subject)}\n"]
@@ -115,7 +117,7 @@ def test_the_page_is_current():
 def test_everything_public_is_on_the_page():
     """No public name, and no operation of a store, is missing."""
     text = written()
-    for name in idemstore.__all__:
+    for name in [*idemstore.__all__, *http.__all__]:
         assert re.search(rf"\b{name}\b", text), name
     operations = [name for name, member in vars(Store).items() if inspect.isfunction(member) and name[0] != "_"]
     assert sorted(set(operations) - {"after_fork"}) == sorted(OPERATIONS)

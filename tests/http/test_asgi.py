@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -493,5 +494,60 @@ def test_a_rewrite_may_be_async():
             await wrapped(scope(), visit.receive, visit.send)
             got.append((visit.got().status, visit.got().body))
         assert got == [(201, b"then"), (507, b"today")]
+
+    run(test)
+
+
+def test_a_request_leaves_no_cycles():
+    """What a request needed goes with it; the garbage collector has nothing to do."""
+
+    async def test(store: AsyncStore) -> None:
+        app = IdempotencyMiddleware(answer(b"made"), store, POLICY)
+
+        async def post(key: str) -> None:
+            served = AsgiServed.scope("POST", "/orders", (("idempotency-key", key),), b"{}")
+            await app(served, Visit(b"{}").receive, Visit(b"{}").send)
+
+        await post("first")  # starts the heartbeat
+        await asyncio.sleep(0)
+        gc.collect()
+        gc.freeze()  # what other tests have left behind is not looked at
+        gc.disable()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            for number in range(10):
+                await post(f"key-{number}")
+            await asyncio.sleep(0)
+            gc.collect()
+            assert [one for one in gc.garbage if type(one).__module__.startswith("idemstore")] == []
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+            gc.unfreeze()
+
+    run(test)
+
+
+def test_an_error_of_an_application_that_does_not_wait_reaches_the_server():
+    """Whether its task has waited for anything or not; and so does a cancellation that is its own."""
+
+    async def test(store: AsyncStore) -> None:
+        for error in (ValueError("broken"), asyncio.CancelledError()):
+            for waits in (False, True):
+
+                async def app(
+                    scope: Scope, receive: Receive, send: Send, error: BaseException = error, waits: bool = waits
+                ) -> None:
+                    if waits:
+                        await asyncio.sleep(0)
+                    raise error
+
+                wrapped = IdempotencyMiddleware(app, store, POLICY)
+                visit = Visit(b"{}")
+                with pytest.raises(type(error)):
+                    await wrapped(scope(), visit.receive, visit.send)
+                await asyncio.sleep(0)
+                assert wrapped.tasks == set()
 
     run(test)

@@ -11,7 +11,7 @@ PAGE = (Path(__file__).parent.parent.parent / "docs" / "http.md").read_text()
 
 def rows(heading: str) -> list[list[str]]:
     """The cells of the first table below a heading."""
-    section = PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    section = PAGE.partition(f"\n## {heading}\n")[2].partition("\n#")[0]
     lines = [line for line in section.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
 
@@ -43,3 +43,16 @@ def test_every_preset_is_in_the_table_of_apis():
     head = next(line for line in PAGE.splitlines() if line.startswith("| | A"))
     assert all(callable(getattr(presets, name)) for name in re.findall(r"`(\w+)`", head))
     assert len(re.findall(r"`(\w+)`", head)) == 6
+
+
+def test_every_problem_is_explained():
+    """What a client does about it: each word once, none else."""
+    table = PAGE.partition("\n### Problems\n")[2].partition("\n## ")[0]
+    words = [
+        word
+        for line in table.splitlines()
+        if line.startswith("| `")
+        for word in re.findall(r"`([a-z-]+)`", line.split(" | ")[0])
+    ]
+    assert sorted(words) == sorted(Problem)
+    assert f"`{HttpPolicy(scope=single_tenant()).problem_base}`" in table

@@ -18,6 +18,7 @@ from idemstore.http.choices import (
     Fate,
     LargeRequest,
     OnMismatch,
+    body_fingerprint,
     json_fingerprint,
     keep_but,
     keep_client_errors,
@@ -25,7 +26,7 @@ from idemstore.http.choices import (
     keep_success,
     single_tenant,
 )
-from idemstore.http.facts import Request, Response, make_headers
+from idemstore.http.facts import Request, Response, make_headers, read_length
 from idemstore.http.plans import PASS, Answer, Guarded, Keyed, Replay, Run
 from idemstore.http.policy import HttpPolicy
 from idemstore.http.problems import TITLES, Problem
@@ -173,6 +174,16 @@ def test_what_a_payload_is():
     assert guarded(by_value, b"[" * 100_000, json_request).fingerprint != one
     assert guarded(replace(POLICY, fingerprint=None)).fingerprint is None
     assert guarded(replace(POLICY, fingerprint=lambda request: b"mine")).fingerprint == b"mine"
+
+
+def test_fingerprints_of_requests_never_change():
+    """They are stored: these digests stand for ever."""
+    made = request(path="/o:1", **{"content-length": "9"})._replace(query="a=b")
+    for body, truncated, digest in (
+        (b"{}", False, "2801ca1656e8cea70e3d79eea4b408057b52d96473be0c5448254afd7487d713"),
+        (b"x" * 5000, True, "4d247dbfae84771fe7abaefa32b5e1c4f90beab426d8b290a3770a013935e345"),
+    ):
+        assert body_fingerprint(made._replace(body=body, truncated=truncated)).hex() == digest
 
 
 def test_the_body_is_read_only_where_payloads_are_compared():
@@ -376,3 +387,18 @@ def test_a_policy_that_no_request_could_use_is_refused(wrong: dict[str, object])
     """When it is made, not when it is needed."""
     with pytest.raises((ConfigurationError, InvalidInput)):
         replace(POLICY, **wrong)
+
+
+def test_a_blank_header_names_nobody():
+    """A scope that reads it passes through, and does not answer that the server is misconfigured."""
+    policy = HttpPolicy(scope=lambda request: request.header("X-Account"))
+    for value in ("", " ", "\t "):
+        made = request(**{"x-account": value, "idempotency-key": "k"})
+        assert made.header("x-account") is None
+        assert policy.plan(made) is PASS
+
+
+def test_lengths_that_are_none():
+    """A length of thousands of digits is a large one, not an error; other digits than ASCII are none."""
+    assert [read_length(text) for text in ("12", "", "-1", "\xb2", "1_0", " 1")] == [12, *[None] * 5]
+    assert read_length("9" * 5000) == 10**18

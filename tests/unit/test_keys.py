@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from idemstore.errors import IdemstoreError, InvalidKey, InvalidPayload
-from idemstore.keys import encode_key, fingerprint, redact
+from idemstore.keys import StoredKey, encode_key, fingerprint, redact
 
 LIMIT = 1000
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20)
@@ -92,6 +92,31 @@ def test_subclasses_of_str_are_keys():
 
     assert encode_key(Name("a:b"), LIMIT) == "a%3Ab"
     assert encode_key((Name("a"), Name("b")), LIMIT) == "a:b"
+
+
+@given(PARTS)
+def test_what_is_stored_is_not_encoded_again(parts):
+    """A key that was encoded at the door stays as it is, and drivers are handed a plain str."""
+    stored = encode_key(parts, LIMIT)
+    again = encode_key(StoredKey(stored), LIMIT)
+    assert (type(again), again) == (str, stored)
+
+
+@given(PARTS)
+def test_the_short_way_gives_what_the_long_way_gives(parts):
+    """A key without anything to escape is joined in one go; parts of a subclass of str take the long way."""
+
+    class Odd(tuple):
+        __slots__ = ()
+
+    assert encode_key(parts, LIMIT) == encode_key(Odd(parts), LIMIT)
+
+
+def test_limit_of_stored_keys():
+    """It holds for them, too, in bytes."""
+    for stored in ("a" * 11, "\xfc" * 6):
+        with pytest.raises(InvalidKey, match="limit is 10"):
+            encode_key(StoredKey(stored), 10)
 
 
 @given(st.text(min_size=1))

@@ -11,7 +11,7 @@ from idemstore.backends.redis.aio_nodes import AsyncCluster, AsyncNodes, AsyncSi
 from idemstore.backends.redis.aio_pool import AsyncLine, AsyncPool, ask
 from idemstore.backends.redis.dialect import NOSCRIPT, Reply, Request, wrote
 from idemstore.backends.redis.errors import CLIENT_ERRORS, cause, fault
-from idemstore.backends.redis.faults import Failed, Fault, exhausted, final, not_replicated, timed_out
+from idemstore.backends.redis.faults import Failed, Fault, disagreed, exhausted, final, not_replicated, timed_out
 from idemstore.backends.redis.options import Target, Topology
 from idemstore.backends.redis.resp import joined
 from idemstore.backends.redis.routing import Attempts, Batch, wait_milliseconds
@@ -128,10 +128,10 @@ class AsyncRedisDriver:
             target = self._nodes.asking(error, pool)
             if target is not None:
                 return await self._send(target, request, call, asking=True)
-        failure = fault(error, pool.address)
         if isinstance(error, MovedError) and self._nodes.moved(error, pool):
-            failure = failure._replace(again=True)
-        elif failure.again:
+            raise Failed(disagreed(pool.address)) from error
+        failure = fault(error, pool.address)
+        if failure.again:
             await self._nodes.failed(pool, line.generation)
         raise Failed(failure) from error
 

@@ -41,6 +41,7 @@ class AsyncLine(Protocol):
 
     async def read_replies(self, count: int) -> list[Reply | ResponseError]:
         """Read the replies of a pipeline; those that are errors are given, not raised."""
+        ...
 
 
 class _Closing(Protocol):

@@ -70,3 +70,12 @@ def unknown_service(service: str) -> ConfigurationError:
 def no_owner(why: str) -> StoreUnavailable:
     """No node can tell who serves a slot."""
     return StoreUnavailable(f"no node of the Redis Cluster tells which node serves the key: {why}")
+
+
+def disagreed(where: Address) -> Fault:
+    """A node of a cluster says that another one serves the key: for the next attempt, which asks that one."""
+    error = StoreUnavailable(
+        f"the node of the Redis Cluster at {where} says that another node serves the key, and that one says so of it: "
+        "nothing was done; repeating the call is safe, and works once the nodes agree (redis-cli --cluster check)"
+    )
+    return Fault(error, again=True)

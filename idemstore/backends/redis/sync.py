@@ -8,7 +8,7 @@ from redis.exceptions import AskError, MovedError, NoScriptError, ResponseError
 
 from idemstore.backends.redis.dialect import NOSCRIPT, Reply, Request, wrote
 from idemstore.backends.redis.errors import CLIENT_ERRORS, cause, fault
-from idemstore.backends.redis.faults import Failed, Fault, final, not_replicated
+from idemstore.backends.redis.faults import Failed, Fault, disagreed, final, not_replicated
 from idemstore.backends.redis.options import Target, Topology
 from idemstore.backends.redis.resp import joined
 from idemstore.backends.redis.routing import Attempts, Batch, wait_milliseconds
@@ -97,9 +97,9 @@ class RedisDriver:
 
     def _failure(self, error: ResponseError, pool: Pool, line: Line) -> Fault:
         """What an error reply means for further attempts."""
-        failure = fault(error, pool.address)
         if isinstance(error, MovedError) and self._nodes.moved(error, pool):
-            return failure._replace(again=True)
+            return disagreed(pool.address)
+        failure = fault(error, pool.address)
         if failure.again:
             self._nodes.failed(pool, line.generation)
         return failure

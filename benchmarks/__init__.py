@@ -1,0 +1,1 @@
+"""Programs that measure: floors, peers, scale, micro. ``python -m benchmarks`` runs them all."""

@@ -1,0 +1,24 @@
+"""A WSGI application for the tests of long requests."""
+
+import os
+
+import idemstore
+from idemstore.http import HttpPolicy, single_tenant
+from idemstore.http.wsgi import IdempotencyMiddleware
+
+
+def work() -> None:
+    """The outside world."""
+
+
+def plain(environ, start_response):
+    """Work."""
+    if environ["REQUEST_METHOD"] == "POST":
+        work()
+    body = b"done by %d" % os.getpid()
+    start_response("201 Created", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+    return [body]
+
+
+store = idemstore.open(os.environ["IDEMSTORE_URL"])
+app = IdempotencyMiddleware(plain, store, HttpPolicy(scope=single_tenant(), lease=1))
