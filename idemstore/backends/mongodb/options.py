@@ -76,8 +76,19 @@ class MongoOptions(Options):
 
 
 _OURS: Final = frozenset(
-    {"timeout", "collection", "max_result", "w", "readPreference", "journal", "retryWrites", "retryReads", "authSource"}
+    {
+        *Options.__dataclass_fields__,
+        "collection",
+        "max_result",
+        "w",
+        "readPreference",
+        "journal",
+        "retryWrites",
+        "retryReads",
+        "authSource",
+    }
 )
+"""Not for PyMongo; the first are those of every family."""
 
 
 def database(url: StoreUrl) -> str:
