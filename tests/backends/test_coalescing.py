@@ -97,6 +97,46 @@ def test_a_batch_applies_the_calls_of_one_key_in_order(subject):
     assert odd == MISMATCH
 
 
+def test_a_batch_of_different_keys(subject):
+    """What is done all at once, and what is left to go item by item, are told apart rightly."""
+
+    async def main():
+        async with idemstore.open_async(subject.url) as store:
+            say, none = store._dialect, "nobody's-2"
+            for key in ("d-done", "d-own", "d-busy", "d-theirs", "d-gone"):
+                await store.claim(key, token="owner", fingerprint=b"f")
+            await store.complete("d-done", "owner", b"first")
+            await store.release(none, "owner")
+            asks = [
+                say.complete("d-own", Complete("owner", b"r", None)),
+                say.claim("d-new-1", Claim(b"f", "one", 30 * SECOND, None)),
+                say.claim("d-done", Claim(b"f", "x", 30 * SECOND, None)),
+                say.claim("d-new-2", Claim(None, "two", 30 * SECOND, 60 * SECOND)),
+                say.claim("d-busy", Claim(b"g", "x", 30 * SECOND, None)),
+                say.complete("d-theirs", Complete("stranger", b"r", None)),
+                say.complete("d-nothing", Complete("owner", b"r", None)),
+                say.release("d-gone", Release("owner")),
+            ]
+            answers = await carried(store, asks)
+            seen = [await store.get(key) for key in ("d-own", "d-new-1", "d-new-2")]
+            for key in ("d-done", "d-own", "d-busy", "d-theirs", "d-gone", "d-new-1", "d-new-2"):
+                await store.forget(key)
+            return answers, [found.record for found in seen if found is not None]
+
+    (own, one, replay, two, mismatch, theirs, nothing, gone), (completed, first, second) = asyncio.run(main())
+    assert own == gone == DONE
+    assert replay == Completed(b"first")
+    assert mismatch == MISMATCH
+    assert theirs == nothing == LEASE_LOST
+    assert (completed.result, completed.fingerprint, completed.expires_at) == (b"r", b"f", None)
+    assert one == Claimed("one", first.fence, 1)
+    assert two == Claimed("two", second.fence, 1)
+    assert (first.fingerprint, first.expires_at, second.fingerprint) == (b"f", None, None)
+    assert second.lease_until is not None
+    assert second.expires_at == second.lease_until + 60 * SECOND
+    assert abs(second.lease_until - second.fence - 30 * SECOND) < SECOND
+
+
 def test_a_key_that_a_transaction_holds_delays_no_other(postgresql):
     """Somebody's transaction has locked a key and does not end: who coalesces with a call on it is answered anyway."""
 
