@@ -122,6 +122,16 @@ class Dialect(Protocol[Q, R]):
         ...
 
 
+@runtime_checkable
+class Joined(Protocol):
+    """A driver over a caller's own connection or session (``Store.on``)."""
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether what it does next is a part of a transaction of the caller's."""
+        ...
+
+
 class Watch(Protocol):
     """One waiter's interest in one key, armed before the waiter asks, so that no change falls between."""
 

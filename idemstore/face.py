@@ -14,7 +14,7 @@ from idemstore import checks
 from idemstore.cache import LocalCache
 from idemstore.checks import Duration
 from idemstore.errors import IdemstoreError, InvalidInput, StoreTimeout
-from idemstore.exchange import Dialect, Exchange, Limits
+from idemstore.exchange import Dialect, Exchange, Joined, Limits
 from idemstore.keys import KeyLike, encode_key
 from idemstore.machine import Claim, Complete, Fail, Release, Renew
 from idemstore.outcomes import ClaimOutcome, SettleOutcome
@@ -127,6 +127,17 @@ class Face:
         """Begin with an empty cache: another thread may have been at work on this one when the process was forked."""
         if self._cache is not None:
             self._cache = LocalCache(self._cache.entries)
+
+    def _live(self) -> object:
+        """The driver."""
+        raise NotImplementedError
+
+    def outside_of_a_transaction(self) -> bool:
+        """Whether each call over the caller's own connection is a transaction of its own; False where it cannot be
+        told, and for a store with connections of its own.
+        """
+        driver = self._live() if self.joined else None
+        return isinstance(driver, Joined) and not driver.in_transaction
 
     def after_fork(self) -> None:
         """In a child process: forget what belongs to the parent."""

@@ -184,6 +184,12 @@ class GuardCore(Generic[Op]):
         """The stored key, if a call may begin."""
         if self._closed:
             self.check_open()
+        if self._face.joined and self._face.outside_of_a_transaction():
+            raise ConfigurationError(
+                "a guard over store.on(connection) needs an open transaction: without one its claim has no heartbeat, "
+                "and its result does not commit together with what the function writes; begin one, or give the guard "
+                "the store itself"
+            )
         stored = encode_key(key, self._key_bytes)
         if current.get() is not None and any(face is self._face for face in self._outer(stored)):
             raise nested(stored)
@@ -331,11 +337,22 @@ class GuardCore(Generic[Op]):
                 f"a {type(fn).__name__} without a name of its own would share its keys, and so its results, with "
                 "others like it: give scope=..."
             )
+        if scope is None and not callable(key) and _of_an_object(fn):
+            raise ConfigurationError(
+                f"{name} is a method: all objects of its class would share its keys, and so its results; give "
+                "scope=lambda self, ...: ... that tells them apart, or scope='a name' where they are to share"
+            )
         return Binding(fn, key, scope, fingerprint)
 
     def close(self) -> None:
         """Refuse further calls; those that run go on. The store stays open: it is yours."""
         self._closed = True
+
+
+def _of_an_object(fn: Callable[..., object]) -> bool:
+    """Whether a function is a method, of an instance or a class: what it does depends on more than its arguments."""
+    first = next(iter(inspect.signature(fn).parameters), None)
+    return inspect.ismethod(fn) or first in ("self", "cls")
 
 
 def nested(stored: str) -> NestedCall:

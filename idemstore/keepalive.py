@@ -210,6 +210,7 @@ class Keepalive:
         self._woken = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._told = False
 
     def add(self, beat: Beat) -> None:
         """Keep a lease."""
@@ -232,7 +233,9 @@ class Keepalive:
                     self._thread.start()
                 except RuntimeError as error:  # no more threads, or the interpreter is on its way out
                     self._thread = None
-                    log.warning("no heartbeat, a lease is all the time that its operation has: %s", error)
+                    if not self._told:
+                        self._told = True
+                        log.warning("no heartbeat, a lease is all the time that its operation has: %s", error)
 
     def _run(self) -> None:
         """Look, renew, sleep; end when idle, or when the store is gone or closed."""

@@ -108,6 +108,9 @@ class Policy:
             raise ConfigurationError("Policy.judge is a function of the exception")
         if not (isinstance(self.store_down, StoreDown) and isinstance(self.lease_loss, LeaseLoss)):
             raise ConfigurationError("Policy.store_down is a StoreDown, Policy.lease_loss a LeaseLoss")
+        for name in ("takeover", "heartbeat"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigurationError(f"Policy.{name} is True or False, not {getattr(self, name)!r:.40}")
 
     @property
     def lease_seconds(self) -> float:

@@ -44,7 +44,7 @@ def subject(request: pytest.FixtureRequest, make_subject: MakeSubject) -> Subjec
     return make_subject(request.param)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter") -> None:
     """Say what the contract's own tests came to."""
     reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
     found = [item for report in reports if report.when == "call" for item in report.user_properties]

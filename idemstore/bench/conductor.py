@@ -7,13 +7,14 @@ import secrets
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Final, Protocol
 
 import idemstore
 from idemstore.bench.crew import Crew
 from idemstore.bench.figures import Figures, Round, Row, merged, ratio, violations
+from idemstore.bench.floors import Floor
 from idemstore.bench.orders import Forgotten, Hello, Order, Sample
 from idemstore.bench.plan import TITLES, Cell, Mode, Plan, Who, callers
 from idemstore.bench.targets import Candidate, LeftOut, Target, reached
@@ -107,29 +108,44 @@ class Conductor:
             self.run.left_out.append((candidate.name, str(error)))
             self._view.note("yellow", f"{candidate.name} is left out: {error}")
             self._view.skip(pairs)
+        except IdemstoreError as error:
+            self.run.broken.append((candidate.name, str(error)))
+            self._view.note("red", f"{candidate.name} could not be measured: {error}")
+            self._view.skip(pairs)
 
     def _target(self, target: Target, own: bool) -> None:
         """One target."""
-        server = target.server
-        if target.floor is not None:
-            version = target.floor.prepare(target.direct_url, self.run.run)
-            server = server if target.emulation or not version else version
+        floor, server = target.floor, target.server
+        if floor is not None:
+            try:
+                version = floor.prepare(target.direct_url, self.run.run)
+                server = server if target.emulation or not version else version
+            except floor.failures as error:
+                self._without_floor(target, error)
+                target = replace(target, floor=None)
+        told = Subject(
+            target.name, target.family, server, target.emulation, target.clients(), floor=target.floor is not None
+        )
+        self.run.subjects.append(told)
         try:
-            self.run.subjects.append(
-                Subject(
-                    target.name,
-                    target.family,
-                    server,
-                    target.emulation,
-                    target.clients(),
-                    target.floor is not None,
-                )
-            )
             for mode in self.plan.modes:
                 self._mode(target, mode, own)
         finally:
             if target.floor is not None:
-                target.floor.drop(target.direct_url, self.run.run)
+                self._drop(target, target.floor)
+
+    def _without_floor(self, target: Target, error: Exception) -> None:
+        """The floor's rows have no place on this server: the store is measured all the same."""
+        reason = f"its client was refused a place for its rows ({type(error).__name__})"
+        self.run.left_out.append((f"the floor of {target.name}", reason))
+        self._view.note("yellow", f"the floor of {target.name} is left out: {reason}")
+
+    def _drop(self, target: Target, floor: Floor) -> None:
+        """Remove the floor's rows; a server that is gone has none."""
+        try:
+            floor.drop(target.direct_url, self.run.run)
+        except floor.failures as error:
+            self._view.note("yellow", f"{target.name}: rows of its floor are left ({type(error).__name__})")
 
     def _mode(self, target: Target, mode: Mode, own: bool) -> None:
         """All cells of one mode."""

@@ -12,7 +12,20 @@ from multiprocessing.connection import Connection, Pipe
 from types import TracebackType
 from typing import Final, Self, TypeVar, cast
 
-from idemstore.bench.orders import Asked, Audited, Broke, Forget, Forgotten, Go, Hello, Order, Ready, Said, Sample
+from idemstore.bench.orders import (
+    Asked,
+    Audit,
+    Audited,
+    Broke,
+    Forget,
+    Forgotten,
+    Go,
+    Hello,
+    Order,
+    Ready,
+    Said,
+    Sample,
+)
 from idemstore.errors import ConfigurationError, StoreError, StoreTimeout
 
 T = TypeVar("T", Ready, Sample, Audited, Forgotten)
@@ -117,6 +130,8 @@ class Crew:
         until = go.at + max(order.seconds for order in orders) + SLACK
         samples = [process.hear(Sample, until) for process in processes]
         grown = wire() - before
+        for process in processes:
+            process.say(Audit())
         audits = [process.hear(Audited, until) for process in processes]
         both = zip(samples, audits, strict=True)
         return [replace(sample, wrong=(*sample.wrong, *audit.wrong)) for sample, audit in both], grown

@@ -69,6 +69,11 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class Audit:
+    """Look at the records of the sample."""
+
+
+@dataclass(frozen=True, slots=True)
 class Audited:
     """What a look at the records of a sample found afterwards, when its clock and its counts had stopped."""
 
@@ -100,4 +105,4 @@ class Broke:
 
 
 Said = Ready | Sample | Audited | Forgotten | Broke
-Asked = Hello | Order | Go | Forget
+Asked = Hello | Order | Go | Audit | Forget

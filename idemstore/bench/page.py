@@ -6,7 +6,7 @@ from typing import Final
 from idemstore.bench import plots
 from idemstore.bench.conductor import Run
 from idemstore.bench.figures import Row
-from idemstore.bench.plan import ABOUT, TITLES, Plan, Scenario
+from idemstore.bench.plan import ABOUT, TITLES, Plan, Scenario, callers
 from idemstore.bench.results import Start, load
 from idemstore.bench.table import milliseconds, number, rate
 
@@ -47,12 +47,13 @@ def facts(start: Start, plan: Plan, seconds: float, run: Run) -> str:
     """What one must know to read the figures."""
     machine = start.machine
     per_sample = f"{plan.operations:,} operations" if plan.operations is not None else f"{seconds:g} s"
+    rounds = "one round" if plan.rounds == 1 else f"medians of {plan.rounds} rounds"
     loads = " → ".join(f"{values[0]:g}" for values in (machine.load_start, load()) if values)
     told = {
         "run": f"{run.run}, {start.began}",
         "software": f"idemstore {machine.idemstore}, {machine.implementation} {machine.python}",
         "machine": f"{machine.system}, {machine.cores} cores, load average {loads or 'unknown'}",
-        "samples": f"{per_sample} each, store and floor in turns, medians of {plan.rounds} rounds; "
+        "samples": f"{per_sample} each, store and floor in turns, {rounds}; "
         f"callers in {plan.processes} process{'es' if plan.processes > 1 else ''}",
     }
     if plan.latency:
@@ -69,7 +70,9 @@ def verdict(run: Run) -> str:
     lines = []
     if run.violated:
         lines.append('<p class="bad">Exactly one Claimed per key: NO. These figures are worth nothing.</p>')
-        lines += [f'<p class="bad">{escape(text)}</p>' for row in run.rows for text in row.violations]
+        for row in run.rows:
+            where = f"{row.target} {row.cell.mode}, {TITLES[row.cell.scenario]}, {callers(row.cell.callers)}"
+            lines += [f'<p class="bad">{escape(f"{text} ({where})")}</p>' for text in row.violations]
     elif run.rows:
         lines.append('<p class="good">Exactly one Claimed per key, in every sample.</p>')
     if run.interrupted:
@@ -115,15 +118,15 @@ def section(scenario: Scenario, run: Run) -> str:
     figures = plots.of_scenario(scenario, run.rows)
     one = " class=one" if len(plots.modes_of(rows)) == 1 else ""
     drawn = "".join(
-        f"<h3>{name}</h3><figure{one}>{plots.svg(figure, f'{TITLES[scenario]}: {name}')}</figure>"
-        for name, figure in figures
+        f"<h3>{heading}</h3><figure{one}>{plots.svg(figure, f'{TITLES[scenario]}: {heading}')}</figure>"
+        for heading, figure in figures
     )
     notes = "".join(
         f'<p class="dim">{escape(note)}</p>' for note in dict.fromkeys(n for row in rows for n in row.notes)
     )
-    about = escape(ABOUT[scenario])
+    about, name = escape(ABOUT[scenario]), TITLES[scenario]
     return (
-        f'<section id="{scenario}"><h2>{TITLES[scenario].capitalize()}</h2><p class="dim">{about}</p>{notes}{drawn}'
+        f'<section id="{scenario}"><h2>{name[0].upper()}{name[1:]}</h2><p class="dim">{about}</p>{notes}{drawn}'
         f"<h3>Figures</h3>{table(rows)}</section>"
     )
 

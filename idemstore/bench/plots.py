@@ -22,6 +22,8 @@ MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "h", "p")
 INK, FAINT, GRID = "#24292f", "#6e7781", "#e4e7eb"
 FONTS: Final = "'DejaVu Sans', Verdana, sans-serif"
 """Verdana is as wide: what was laid out for the one fits the other."""
+GAP: Final = "\u00a0" * 4
+"""SVG would make one of several plain spaces."""
 MOST_TICKS: Final = 8
 PANEL: Final = 4.6
 """Inches."""
@@ -140,14 +142,17 @@ def _brief(name: str) -> str:
 
 
 def svg(figure: Figure, title: str) -> str:
-    """The figure as an element of a page, with a name for those who cannot see it."""
+    """The figure as an element of a page, with a name for those who cannot see it. Its ids are its own in the page."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    with mpl.rc_context(STYLE):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    for size in ("width", "height"):
+        text = re.sub(rf'(<svg[^>]*?) {size}="[^"]*"', r"\1", text, count=1)
+    stem = re.sub(r"\W+", "-", title.lower())
+    text = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{stem}-", text)
     text = text.replace("'DejaVu Sans'", FONTS)
     return text.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
 
@@ -262,7 +267,7 @@ def latencies(rows: Sequence[Row], look: dict[str, Look]) -> Figure:
 def _place(name: str, callers: int, groups: Sequence[tuple[str, int]], several: bool) -> str:
     """The name of a line: the target at its first, the callers at each."""
     first = next(group for group in groups if group[0] == name) == (name, callers)
-    return f"{_brief(name) + '   ' if first else ''}{callers}" if several else _brief(name)
+    return f"{_brief(name) + GAP if first else ''}{callers}" if several else _brief(name)
 
 
 def _spread(row: Row) -> list[float]:

@@ -37,6 +37,16 @@ class Machine:
     idemstore: str = idemstore.__version__
     load_start: list[float] = field(default_factory=load)
 
+    @property
+    def busy(self) -> str | None:
+        """What to say where other programs keep the machine busy."""
+        if not self.load_start or self.load_start[0] < self.cores / 2:
+            return None
+        return (
+            f"The machine is busy: load average {self.load_start[0]:g} on {self.cores} cores. Trust the ratios rather "
+            "than the rates, and on a network --added-latency most."
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Start:

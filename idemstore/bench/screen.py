@@ -28,6 +28,7 @@ class LiveScreen:
             transient=True,
             refresh_per_second=4,
         )
+        self._last = ""
         self._task = self._progress.add_task("", total=pairs)
 
     def __enter__(self) -> Self:
@@ -40,11 +41,14 @@ class LiveScreen:
         self._progress.stop()
 
     def doing(self, text: str) -> None:
-        """Beside the bar."""
-        self._progress.update(self._task, description=text)
+        """Beside the bar, behind what came out last."""
+        self._progress.update(self._task, description=f"{self._last}{text}")
 
     def took(self, row: Row, round_number: int) -> None:
         """The bar moves on."""
+        last = row.rounds[-1]
+        beside = "" if last.ratio is None else f" ×{last.ratio:.2f}"
+        self._last = f"{last.store.throughput:,.0f} op/s{beside}; now "
         self._progress.advance(self._task)
 
     def skip(self, pairs: int) -> None:

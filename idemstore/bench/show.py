@@ -21,6 +21,8 @@ from idemstore.url import parse_url
 
 WIDE: Final = 110
 """Columns of a file or a pipe."""
+PROXIED: Final = 500
+"""Callers that a proxy serves."""
 OK, VIOLATED, BROKEN, INTERRUPTED = 0, 1, 3, 130
 
 
@@ -29,6 +31,8 @@ def check(plan: Plan, urls: Sequence[str], everything: bool, yes: bool) -> None:
     check_urls(list(urls), latency=plan.latency, yes=yes)
     if plan.latency and not urls and not everything:
         raise InvalidInput("--added-latency needs a server: name its URL, or --all; memory and SQLite have no network")
+    if plan.latency and plan.concurrency[-1] > PROXIED:
+        raise InvalidInput(f"--added-latency goes with {PROXIED} callers at most: the proxy takes no more connections")
     for url in urls:
         reasons = [unsupported(url, mode) for mode in plan.modes]  # raises whatever else is wrong with it
         if all(reasons):
@@ -76,6 +80,9 @@ def run(
     chosen = candidates(urls, everything)
     seconds = plan.seconds_of_sample(len(chosen))
     introduce(plan, [one.name for one in chosen], seconds, console)
+    busy = start.machine.busy
+    if busy is not None:
+        console.print(Text(busy, style="yellow"), soft_wrap=True)
     with screen(console, len(plan.cells) * plan.rounds * len(chosen)) as view:
         conductor = Conductor(plan, chosen, plugins, view)
         conductor.measure()

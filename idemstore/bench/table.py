@@ -11,19 +11,20 @@ from idemstore.bench.conductor import Run, Subject
 from idemstore.bench.figures import Row
 from idemstore.bench.plan import TITLES, callers
 
-COLUMNS: Final = (
-    "scenario",
-    "callers",
-    "op/s",
-    "×floor",
-    "p50 ms",
-    "p95 ms",
-    "p99 ms",
-    "trips",
-    "CPU µs",
-    "err",
-    "check",
-)
+COLUMNS: Final = {
+    "scenario": 11,
+    "callers": 7,
+    "op/s": 8,
+    "×floor": 6,
+    "p50 ms": 6,
+    "p95 ms": 6,
+    "p99 ms": 6,
+    "trips": 5,
+    "CPU µs": 6,
+    "err": 3,
+    "check": 5,
+}
+"""And how wide each is at least, so that the tables of several targets stand in line."""
 KEY: Final = (
     "×floor: throughput in units of bare calls of the same client; trips and CPU µs: round trips, and time of the "
     "client's processors, per operation; check: exactly one Claimed per key."
@@ -95,7 +96,8 @@ def tables(console: Console, run: Run) -> None:
         table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
         shown = [column for column in COLUMNS if console.width >= NARROWEST or column not in SPARED]
         for column in shown:
-            table.add_column(column, justify="left" if column in ("scenario", "check") else "right", no_wrap=True)
+            left = column in ("scenario", "check")
+            table.add_column(column, justify="left" if left else "right", no_wrap=True, min_width=COLUMNS[column])
         for row in rows:
             table.add_row(*(cell for cell, column in zip(line(row), COLUMNS, strict=True) if column in shown))
         console.print(table)

@@ -5,7 +5,7 @@ import sys
 from multiprocessing.connection import Connection
 from typing import cast
 
-from idemstore.bench.orders import Asked, Broke, Forget, Go, Hello, Order, Ready, Said
+from idemstore.bench.orders import Asked, Audit, Broke, Forget, Go, Hello, Order, Ready, Said
 from idemstore.bench.work import Worker
 from idemstore.errors import ConfigurationError, IdemstoreError
 
@@ -27,6 +27,8 @@ def serve(line: "Connection[Said, Asked]") -> None:
                     go = line.recv()
                     assert isinstance(go, Go)
                     line.send(worker.sample(job, go))
+                    audit = line.recv()
+                    assert isinstance(audit, Audit)
                     line.send(worker.audit(job))
                 case Forget(seconds=seconds):
                     line.send(worker.forget(seconds))

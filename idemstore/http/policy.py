@@ -5,7 +5,7 @@ the key, claims that, and asks ``meet`` what the outcome means. Where the applic
 response means for the key. Nothing else decides.
 """
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, assert_never
 
@@ -56,6 +56,18 @@ HOP_BY_HOP: Final = frozenset(
 )
 """Never stored: they are about one connection, and the length is counted anew."""
 ABANDONED_RETRY: Final = 60
+KINDS: Final[Mapping[str, type]] = {
+    "takeover": bool,
+    "required": bool,
+    "key_format": KeyFormat,
+    "store_down": StoreDown,
+    "lease_loss": LeaseLoss,
+    "on_mismatch": OnMismatch,
+    "large_request": LargeRequest,
+    "namespace": str,
+    "problem_base": str,
+}
+"""Fields that take one kind of value and no other: ``takeover="no"`` would be true."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +154,7 @@ class HttpPolicy:
         object.__setattr__(self, "_dropped", HOP_BY_HOP | self.not_replayed)
         compares = self.fingerprint is not None and self.on_mismatch is not OnMismatch.IGNORE
         object.__setattr__(self, "_compares", compares)
+        self._check_kinds()
         for name in ("lease", "patience"):
             checks.duration(name, getattr(self, name))
         checks.retention(self.retention)
@@ -154,6 +167,16 @@ class HttpPolicy:
             status = getattr(self, name)
             if status is not None and not (isinstance(status, int) and 200 <= status <= 599):
                 raise ConfigurationError(f"HttpPolicy.{name} is a status from 200 to 599, not {status!r}")
+
+    def _check_kinds(self) -> None:
+        """Refuse values of another kind, which would be taken for something else."""
+        for name, kind in KINDS.items():
+            if not isinstance(getattr(self, name), kind):
+                raise ConfigurationError(f"HttpPolicy.{name} is a {kind.__name__}, not {getattr(self, name)!r:.40}")
+        for name in ("routes", "fingerprint", "fate", "rewrite", "binds", "reshape"):
+            given = getattr(self, name)
+            if not (callable(given) or (given is None and name not in ("fate", "binds"))):
+                raise ConfigurationError(f"HttpPolicy.{name} is a function, not {given!r:.40}")
 
     # -- a request comes in ------------------------------------------------------------------------------------------
 

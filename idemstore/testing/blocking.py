@@ -122,6 +122,14 @@ class BlockingStore:
     migrate = _blocking(AsyncStore.migrate)
     close = _blocking(AsyncStore.close)
 
+    def outside_of_a_transaction(self) -> bool:
+        """As ``Store.outside_of_a_transaction``."""
+
+        async def ask() -> bool:
+            return self.inner.outside_of_a_transaction()
+
+        return self.thread.call(ask())
+
     def on(self, connection: object) -> "BlockingStore":
         """As ``AsyncStore.on``."""
         return BlockingStore(self.inner.on(connection), self.thread)

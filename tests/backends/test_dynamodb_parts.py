@@ -296,6 +296,14 @@ def test_divided_results_come_back(size, seed):
                 chunks.join("key", parts, changed)
 
 
+@pytest.mark.parametrize("number", ["\xb2", "\u0663", "", "-1", "1_0", " 1", "9" * 5000])
+def test_pointers_have_plain_numbers(number):
+    """Digits of other scripts and thousands of them are a damaged record, not a ``ValueError``."""
+    for pointer in (f"name.{number}.5.digest", f"name.5.{number}.digest"):
+        with pytest.raises(errors.CorruptRecord):
+            chunks.read_pointer(pointer)
+
+
 def test_parts_never_share_a_name():
     """Another token, result, retention or key: other parts. The same completion: the same parts."""
     names = {

@@ -29,7 +29,7 @@ from idemstore.backends.mongodb import aio, sync
 from idemstore.backends.mongodb.dialect import TTL_INDEX, TTL_SECONDS, MongoDialect, Reply
 from idemstore.backends.mongodb.record import FIELDS, NEVER, RELEASED
 from idemstore.backends.mongodb.wire import Line
-from idemstore.errors import CorruptRecord, InvalidInput, SchemaError, TransactionConflict
+from idemstore.errors import ConfigurationError, CorruptRecord, InvalidInput, SchemaError, TransactionConflict
 from idemstore.machine import Claim, State
 from idemstore.outcomes import DONE, LEASE_LOST, Abandoned, Claimed, Completed, Failed, InFlight, Mismatch
 from idemstore.testing.blocking import BlockingStore, LoopThread
@@ -479,6 +479,18 @@ def test_commit_together(subject, server):
         assert store.claim("k") == Completed(b"r")
         assert effects.count_documents({}) == 1
         effects.drop()
+
+
+def test_a_guard_needs_the_session_to_be_in_a_transaction(subject, server):
+    """A session that began none commits each call by itself."""
+    with MongoClient(server.url) as client, idemstore.open(subject.url) as store, client.start_session() as session:
+        guard = idemstore.Guard(store.on(session))
+        with pytest.raises(ConfigurationError, match="open transaction"):
+            guard.call("guarded", lambda: "ran")
+        assert store.get("guarded") is None
+        with session.start_transaction():
+            assert guard.call("guarded", lambda: "ran") == "ran"
+        assert isinstance(store.claim("guarded"), Completed)
 
 
 def test_rollback_leaves_no_trace(subject, server):

@@ -20,7 +20,7 @@ from idemstore.backends.postgresql.dialect import Call, PostgresqlDialect
 from idemstore.backends.postgresql.options import read_target
 from idemstore.backends.postgresql.pool import MAX_IDLE, AsyncPool, Pool
 from idemstore.backends.postgresql.refusals import LOST, Refusal, Remedy, remedy
-from idemstore.backends.postgresql.resolve import named, resolve
+from idemstore.backends.postgresql.resolve import resolve
 from idemstore.backends.postgresql.schema import FUNCTIONS, MAX_TABLE, VERSION, Schema, identifier, literal
 from idemstore.backends.postgresql.wire import encode
 from idemstore.errors import (
@@ -41,6 +41,7 @@ from idemstore.errors import (
 from idemstore.exchange import Exchange
 from idemstore.machine import Claim, Complete, Fail, Record, Release, Renew, State
 from idemstore.outcomes import DONE, LEASE_LOST, MISMATCH, Abandoned, Claimed, Completed, Failed, InFlight
+from idemstore.resolve import named
 from idemstore.url import parse_url
 
 # -- URLs -------------------------------------------------------------------------------------------------------------

@@ -497,3 +497,42 @@ def test_a_guard_leaves_the_callers_connection_alone(lab):
 
     lab.store.thread.call(use(lab.store.inner))
     assert isinstance(lab.store.claim(key), Completed)
+
+
+def test_a_guard_refuses_a_connection_without_a_transaction(lab):
+    """Autocommit: nothing would hold the claim while the function runs. Within a transaction it works, and a psycopg
+    connection begins one by itself.
+    """
+    key, ran = lab.key(), []
+    if lab.mode == "sync":
+        with psycopg.connect(lab.subject._server, autocommit=True) as connection:
+            guard = idemstore.Guard(lab.store.on(connection))
+            with pytest.raises(idemstore.errors.ConfigurationError, match="open transaction"):
+                guard.call(key, lambda: ran.append("autocommit"))
+            assert lab.store.get(key) is None
+            with connection.transaction():
+                guard.call(key, lambda: ran.append("begun"))
+        with psycopg.connect(lab.subject._server) as connection:
+            idemstore.Guard(lab.store.on(connection)).call(lab.key(), lambda: ran.append("by itself"))
+        assert ran == ["begun", "by itself"]
+        return
+
+    async def use(store):
+        async def work():
+            ran.append("begun")
+
+        if lab.driver == "asyncpg":
+            connection = await asyncpg.connect(lab.subject._server)
+        else:
+            connection = await psycopg.AsyncConnection.connect(lab.subject._server, autocommit=True)
+        guard = idemstore.AsyncGuard(store.on(connection))
+        with pytest.raises(idemstore.errors.ConfigurationError, match="open transaction"):
+            await guard.call(key, work)
+        assert await store.get(key) is None
+        async with connection.transaction():
+            await guard.call(key, work)
+        await connection.close()
+
+    lab.store.thread.call(use(lab.store.inner))
+    assert ran == ["begun"]
+    assert isinstance(lab.store.claim(key), Completed)

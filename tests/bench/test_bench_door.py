@@ -27,6 +27,7 @@ def refused(bench: Bench, *arguments: str, code: int = 2) -> str:
         (("dynamodb:///table?region=eu-central-1",), "--yes"),
         (("--added-latency", "10"), "memory and SQLite have no network"),
         (("sqlite:///x.db", "--added-latency", "10"), "has no network"),
+        (("redis://localhost/0", "--added-latency", "10", "--concurrency", "1,600"), "500 callers at most"),
         (("rediss://localhost/0", "--added-latency", "10"), "TLS"),
         (("redis+cluster://localhost", "--added-latency", "10"), "past a proxy"),
         (("memory://", "--processes", "2"), "inside one process"),

@@ -10,6 +10,7 @@ from idemstore.bench.network import label, obstacle, remote, through, upstream
 from idemstore.bench.orders import Sample
 from idemstore.bench.plan import Plan, read_concurrency, read_scenarios
 from idemstore.bench.plots import ladder
+from idemstore.bench.results import Machine
 from idemstore.bench.targets import HOSTED, candidates
 
 
@@ -160,6 +161,13 @@ def test_plans():
     assert Plan().seconds_of_sample(2) == 0.1
     assert Plan(seconds=3).seconds_of_sample(2) == 3
     assert Plan(scenarios=read_scenarios(["hot"]), rounds=1, concurrency=(1,)).seconds_of_sample(1) == 1.0
+
+
+def test_a_busy_machine_is_said_to_be_busy():
+    """From half of its cores on."""
+    assert Machine(cores=4, load_start=[1.9, 0, 0]).busy is None
+    assert "load average 2.5 on 4 cores" in (Machine(cores=4, load_start=[2.5, 0, 0]).busy or "")
+    assert Machine(cores=4, load_start=[]).busy is None
 
 
 @pytest.mark.parametrize("values", [[0.3, 0.31], [1, 1], [0.001, 90_000], [5, 80, 900], []])

@@ -228,13 +228,13 @@ def test_methods():
     class Shop:
         """Something with methods."""
 
-        @guard.idempotent(key="order_id")
+        @guard.idempotent(key="order_id", scope="pay")
         def pay(self, order_id: str) -> list[str]:
             """Pay."""
             return [order_id, type(self).__name__]
 
         @classmethod
-        @guard.idempotent(key="order_id")
+        @guard.idempotent(key="order_id", scope="refund")
         def refund(cls, order_id: str) -> str:
             """Refund."""
             return order_id
@@ -247,6 +247,34 @@ def test_methods():
 
     assert Shop().pay("a") == Shop().pay("a") == ["a", "Shop"]
     assert Shop.refund("a") == Shop().look("a") == "a"
+
+
+def test_methods_need_a_scope():
+    """Two objects would share their keys, and the second would get what the first one did; a key function may tell."""
+    guard = Guard(idemstore.open("memory://"))
+
+    class Shop:
+        """One of several."""
+
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def pay(self, order_id: str) -> str:
+            """Pay."""
+            return f"{self.name} {order_id}"
+
+        @classmethod
+        def refund(cls, order_id: str) -> str:
+            """Refund."""
+            return order_id
+
+    for method in (Shop.pay, Shop("one").pay, Shop.refund, vars(Shop)["refund"].__func__):
+        with pytest.raises(ConfigurationError, match="is a method"):
+            guard.idempotent(key="order_id")(method)
+    told = guard.idempotent(key="order_id", scope=lambda self, order_id: self.name)(Shop.pay)
+    assert [told(Shop("one"), "a"), told(Shop("two"), "a"), told(Shop("one"), "a")] == ["one a", "two a", "one a"]
+    keyed = guard.idempotent(key=lambda self, order_id: f"{self.name}-{order_id}")(Shop.pay)
+    assert [keyed(Shop("one"), "b"), keyed(Shop("two"), "b")] == ["one b", "two b"]
 
 
 def test_the_function_keeps_its_face():

@@ -30,6 +30,10 @@ from idemstore.errors import ConfigurationError, InvalidInput
         {"judge": "keep"},
         {"store_down": "proceed"},
         {"lease_loss": True},
+        {"takeover": "no"},
+        {"takeover": 1},
+        {"heartbeat": None},
+        {"heartbeat": 10},
     ],
 )
 def test_bad_fields(fields):

@@ -6,13 +6,27 @@ import idemstore
 from idemstore.http import HttpPolicy, single_tenant
 from idemstore.http.wsgi import IdempotencyMiddleware
 
+PART = b"part" * 1000
+
 
 def work() -> None:
     """The outside world."""
 
 
+def stream():
+    """A first part, work, fifty others."""
+    yield PART
+    work()
+    for _ in range(50):
+        yield PART
+    yield b"end"
+
+
 def plain(environ, start_response):
     """Work."""
+    if environ["PATH_INFO"] == "/stream":
+        start_response("201 Created", [("Content-Type", "text/plain")])
+        return stream()
     if environ["REQUEST_METHOD"] == "POST":
         work()
     body = b"done by %d" % os.getpid()

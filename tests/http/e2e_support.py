@@ -9,6 +9,7 @@ import http.client
 import json
 import os
 import queue
+import re
 import secrets
 import shutil
 import signal
@@ -165,12 +166,19 @@ class World:
         self._thread.join(PATIENCE)
 
 
+THREADS = ("--workers", "2", "--threads", "8", "--graceful-timeout", "10")
+GUNICORNS: Mapping[str, Sequence[str]] = {
+    "gunicorn": THREADS,
+    "gunicorn --preload": (*THREADS, "--preload"),
+    "gunicorn --timeout 2": ("--workers", "2", "--timeout", "2", "--preload"),  # one request at a time, for two seconds
+}
+
+
 def command(kind: str) -> list[str]:
     """How an example is served with the test beside it."""
     if kind == "uvicorn":
         return [sys.executable, str(HERE / "e2e_serve.py"), "FD"]
-    size = ["--workers", "2", "--threads", "8", "--graceful-timeout", "5"]
-    return [sys.executable, "-m", "gunicorn", *size, "--bind", "fd://FD", "e2e_serve:app"]
+    return [sys.executable, "-m", "gunicorn", *GUNICORNS[kind], "--bind", "fd://FD", "e2e_serve:app"]
 
 
 class Server:
@@ -233,6 +241,22 @@ class Server:
         assert self._process is not None
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
+
+    def terminate(self) -> None:
+        """SIGTERM to the server itself; returns once it has heard of it."""
+        assert self._process is not None
+        said = self.log.stat().st_size
+        self._process.terminate()
+        until = time.monotonic() + PATIENCE
+        while not re.search("Shutting down|Handling signal: term", self.output(said)):
+            assert time.monotonic() < until, self.output(said)
+            time.sleep(0.01)
+
+    def wait(self) -> None:
+        """Until it has ended by itself."""
+        assert self._process is not None
+        self._process.wait(PATIENCE)
+        self.kill()
 
     def kill_worker(self, pid: int) -> None:
         """SIGKILL to one process of the group."""
@@ -351,12 +375,12 @@ class App:
             return httpx.Response(answer.status, headers=answer.getheaders(), content=answer.read())
 
     @contextmanager
-    def leaving(self, headers: Mapping[str, str], path: str, body: object) -> Iterator[None]:
-        """A POST whose client goes away at the end, without having read an answer."""
+    def leaving(self, headers: Mapping[str, str], path: str, body: object) -> Iterator[http.client.HTTPConnection]:
+        """A POST whose client goes away at the end, whatever it has read of the answer."""
         to = self.server.client.base_url
         with closing(http.client.HTTPConnection(to.host, to.port, timeout=PATIENCE)) as connection:
             connection.request("POST", path, compact(body), {"Content-Type": "application/json", **headers})
-            yield
+            yield connection
 
     def get(self, scope: tuple[str, ...], key: str) -> Snapshot | None:
         """The record of a client's key."""

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from e2e_support import PATIENCE, App, new_key
 
-from idemstore.machine import MICROSECONDS
+from idemstore.machine import MICROSECONDS, State
 from idemstore.testing.families import names
 
 LEASE = 1
@@ -25,7 +25,7 @@ def problem(response: httpx.Response) -> str:
     return str(response.json()["type"]).rpartition("/")[2]
 
 
-ASGI, WSGI = ("uvicorn", "e2e_slow_asgi", "redis"), ("gunicorn", "e2e_slow_wsgi", "sqlite")
+ASGI, WSGI = ("uvicorn", "e2e_slow_asgi", "redis"), ("gunicorn --preload", "e2e_slow_wsgi", "sqlite")
 
 
 @pytest.fixture(scope="module", params=[ASGI, WSGI], ids=["asgi", "wsgi"])
@@ -34,7 +34,7 @@ def running(request: pytest.FixtureRequest, make_subject) -> Iterator[App]:
     kind, example, family = request.param
     if family not in names():
         pytest.skip(f"{family} is not among IDEMSTORE_SUBJECTS")
-    pytest.importorskip(kind)
+    pytest.importorskip(kind.partition(" ")[0])
     app = App(kind, example, "work", make_subject(family))
     yield app
     app.close()
@@ -96,6 +96,27 @@ def test_a_client_that_leaves_does_not_stop_the_work(app: App):
     assert app.runs == 1
 
 
+def test_a_client_that_leaves_half_way_through_the_response(app: App):
+    """The rest of the stream is recorded all the same; the retry gets the whole."""
+    key = new_key()
+
+    def retry() -> httpx.Response:
+        return app.server.client.post("/stream", headers={"Idempotency-Key": key}, json={})
+
+    with app.world.hold() as gate:
+        with app.leaving({"Idempotency-Key": key}, "/stream", {}) as connection:
+            assert connection.getresponse().read(4) == b"part"
+            gate.begun()
+        assert problem(retry()) == "in-flight"  # by now the server has seen that the first one is gone
+        gate.go()
+        stored = app.finished((), key)
+    again = retry()
+    assert again.content == b"part" * 51_000 + b"end"
+    assert stored is not None
+    assert stored.endswith(again.content)
+    assert (again.status_code, app.runs) == (201, 1)
+
+
 @pytest.mark.parametrize("running", [ASGI], indirect=True, ids=["asgi"])  # WSGI has no word for it
 def test_without_a_key_the_application_hears_that_its_client_has_left(app: App):
     """What the test before would see if nobody kept it from the application."""
@@ -109,6 +130,40 @@ def test_without_a_key_the_application_hears_that_its_client_has_left(app: App):
         while "the work is given up" not in app.server.output(size):
             assert time.monotonic() < deadline
             time.sleep(0.02)
+
+
+def test_a_server_that_is_told_to_stop_ends_its_requests_first(app: App):
+    """SIGTERM: the client has its answer, and the successor replays it."""
+    key = new_key()
+    with ThreadPoolExecutor(1) as pool, app.world.hold() as gate:
+        first = pool.submit(post, app.server.client, key)
+        gate.begun()
+        app.server.terminate()
+        gate.go()
+        done = first.result(60)
+    app.server.wait()
+    app.server.restart()
+    again = post(app.server.client, key)
+    assert (done.status_code, again.status_code, again.content) == (201, 201, done.content)
+    assert app.runs == 1
+
+
+@pytest.mark.parametrize(
+    "running", [("gunicorn --timeout 2", "e2e_slow_wsgi", "sqlite")], indirect=True, ids=["wsgi-timeout"]
+)
+def test_a_worker_that_gunicorn_stops_gives_its_key_back(app: App):
+    """A request that takes longer than gunicorn's time-out: the retry need not wait until the lease is over."""
+    key = new_key()
+    with ThreadPoolExecutor(1) as pool, app.world.hold() as gate:
+        assert pool.submit(post, app.server.client, key).result(60).status_code == 500  # gunicorn's own
+        gate.go()
+    found = app.get((), key)
+    assert found is not None
+    assert (found.state, found.record.attempt) == (State.FAILED, 1)
+    assert (found.retry_in or 0) < 0
+    app.server.renew()
+    assert post(app.server.client, key).status_code == 201
+    assert app.runs == 2
 
 
 def test_an_owner_that_wakes_up_too_late_is_refused(app: App):

@@ -57,10 +57,15 @@ def divide(key: str, token: str, retention: int | None, data: bytes) -> tuple[Pa
     return Parts(name, len(pieces), len(data), digest), pieces
 
 
+def _decimal(text: str) -> bool:
+    """Digits that ``int`` reads: not those of other scripts, which are digits, too, nor thousands of them."""
+    return text.isascii() and text.isdigit() and len(text) < 20
+
+
 def read_pointer(pointer: str) -> Parts:
     """Read ``Parts.pointer``, or raise ``CorruptRecord``."""
     match pointer.split("."):
-        case [name, count, length, digest] if count.isdigit() and length.isdigit() and 0 < int(count) < 10**5:
+        case [name, count, length, digest] if _decimal(count) and _decimal(length) and 0 < int(count) < 10**5:
             return Parts(name, int(count), int(length), digest)
         case _:
             raise CorruptRecord("a record points to a divided result in a way that does not read: forget() the key")

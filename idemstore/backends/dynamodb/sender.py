@@ -19,6 +19,7 @@ from botocore.awsrequest import AWSPreparedRequest, AWSResponse  # type: ignore[
 from urllib3.util import wait_for_read
 
 from idemstore.backends.dynamodb.wire import NotHTTP, Response, request_bytes
+from idemstore.resolve import addresses
 from idemstore.tickets import Ticket, Tickets
 
 CHUNK: Final = 65536
@@ -123,7 +124,12 @@ class Sender:
     def _connect(self, limit: float) -> socket.socket:
         """Try each address of the endpoint, all within the limit."""
         failure: OSError = OSError("the host has no address")
-        for family, kind, protocol, _, address in socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM):
+        found = [
+            entry
+            for host in addresses(self._host, limit)
+            for entry in socket.getaddrinfo(host, self._port, type=socket.SOCK_STREAM)
+        ]
+        for family, kind, protocol, _, address in found:
             connection = socket.socket(family, kind, protocol)
             try:
                 connection.settimeout(_span(limit))

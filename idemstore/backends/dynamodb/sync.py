@@ -22,7 +22,7 @@ from idemstore.backends.dynamodb.messages import Reply, Request
 from idemstore.backends.dynamodb.profile import certificates, equipped
 from idemstore.backends.dynamodb.sender import Sender
 from idemstore.backends.dynamodb.settings import Settings
-from idemstore.errors import IdemstoreError, StoreTimeout
+from idemstore.errors import IdemstoreError, StoreTimeout, StoreUnavailable
 from idemstore.flows import SleepWatch
 
 PARALLEL: Final = 16
@@ -130,10 +130,14 @@ class Boto3Driver:
         """Wait for the client; the first caller has it made."""
         with self._lock:
             if self._making is None:
-                self._making = Future()
-                threading.Thread(
-                    target=_make, args=(self._making, self._settings), name="idemstore-dynamodb-connect", daemon=True
-                ).start()
+                making: Future[Link] = Future()
+                try:
+                    threading.Thread(
+                        target=_make, args=(making, self._settings), name="idemstore-dynamodb-connect", daemon=True
+                    ).start()
+                except RuntimeError as error:  # no more threads, or the interpreter is on its way out
+                    raise StoreUnavailable(f"no thread to connect in: {error}; repeating the call is safe") from error
+                self._making = making
             making = self._making
         try:
             link = making.result(max(0.0, deadline - time.monotonic()))

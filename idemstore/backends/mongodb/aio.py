@@ -50,6 +50,11 @@ class AsyncMongoDriver:
         self._close = close
         self._connecting = connecting or Connecting()
 
+    @property
+    def in_transaction(self) -> bool:
+        """As ``Joined``."""
+        return self._line.transaction
+
     async def execute(self, request: Command, timeout: float) -> Reply:
         """As ``SyncDriver.execute``; in a task of its own, see ``connecting``."""
         call = asyncio.create_task(self._execute(request, timeout))

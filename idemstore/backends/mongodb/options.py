@@ -76,19 +76,9 @@ class MongoOptions(Options):
 
 
 _OURS: Final = frozenset(
-    {
-        *Options.__dataclass_fields__,
-        "collection",
-        "max_result",
-        "w",
-        "readPreference",
-        "journal",
-        "retryWrites",
-        "retryReads",
-        "authSource",
-    }
-)
-"""Not for PyMongo; the first are those of every family."""
+    {"collection", "max_result", "w", "readPreference", "journal", "retryWrites", "retryReads", "authSource"}
+) | {item.name for item in fields(Options)}
+"""What PyMongo is not given, or not as it stands."""
 
 
 def database(url: StoreUrl) -> str:

@@ -42,6 +42,11 @@ class SyncDriver:
         self._workers: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
 
+    @property
+    def in_transaction(self) -> bool:
+        """As ``Joined``."""
+        return self._line.transaction
+
     def execute(self, request: Command, timeout: float) -> Reply:
         """One command; once more at once where the connection broke and time is left, which is always safe."""
         line, transaction = self._line, self._line.transaction

@@ -46,6 +46,10 @@ class Connection(Protocol):
         """Be told when the connection ends."""
         ...
 
+    def is_in_transaction(self) -> bool:
+        """Whether a transaction is open."""
+        ...
+
     def terminate(self) -> None:
         """Close the socket."""
         ...

@@ -23,6 +23,11 @@ class AsyncJoinedDriver:
     def __init__(self, connection: Connection, target: Target, schema: Schema) -> None:
         self._connection, self._target, self._schema = connection, target, schema
 
+    @property
+    def in_transaction(self) -> bool:
+        """As ``Joined``."""
+        return self._connection.is_in_transaction()
+
     async def execute(self, request: Call, timeout: float) -> Reply:
         """Carry one call."""
         return await self._call(time.monotonic() + timeout, timeout, request)

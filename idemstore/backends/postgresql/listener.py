@@ -4,15 +4,19 @@ A notification is only a better poll. Where the connection is lost the thread ma
 listens again; until then waiters are served by the poll that they share.
 """
 
+import logging
 import select
 import socket
 import threading
 import time
 from collections.abc import Callable
+from typing import Final
 
 from idemstore.backends.postgresql.lobby import FIRST_PAUSE, LAST_PAUSE, Lobby
 from idemstore.backends.postgresql.wire import Line
 from idemstore.errors import IdemstoreError
+
+log: Final = logging.getLogger("idemstore.postgresql")
 
 
 class Listener:
@@ -22,7 +26,7 @@ class Listener:
         """``connect`` gives a connection that listens already."""
         self._connect, self._lobby = connect, lobby
         self._lock = threading.Lock()
-        self._started = self._closed = False
+        self._started = self._closed = self._told = False
         self._bell, self._rope = socket.socketpair()
 
     def start(self) -> None:
@@ -31,8 +35,14 @@ class Listener:
             return
         with self._lock:
             if not (self._started or self._closed):
-                self._started = True
-                threading.Thread(target=self._run, name="idemstore-listen", daemon=True).start()
+                try:
+                    threading.Thread(target=self._run, name="idemstore-listen", daemon=True).start()
+                except RuntimeError as error:  # no more threads, or the interpreter is on its way out
+                    if not self._told:
+                        self._told = True
+                        log.warning("no listener, waiters poll: %s", error)
+                else:
+                    self._started = True
 
     def close(self) -> None:
         """End the thread, without waiting for it."""

@@ -116,6 +116,12 @@ class JoinedDriver:
     def __init__(self, connection: Connection[TupleRow], target: Target, schema: Schema) -> None:
         self._connection, self._target, self._schema = connection, target, schema
 
+    @property
+    def in_transaction(self) -> bool:
+        """As ``Joined``: psycopg begins one by itself, but with ``autocommit``."""
+        connection = self._connection
+        return not connection.autocommit or connection.info.transaction_status != TransactionStatus.IDLE
+
     def execute(self, request: Call, timeout: float) -> Reply:
         """Carry one call."""
         return self._call(time.monotonic() + timeout, timeout, request)
@@ -147,6 +153,12 @@ class AsyncJoinedDriver:
 
     def __init__(self, connection: AsyncConnection[TupleRow], target: Target, schema: Schema) -> None:
         self._connection, self._target, self._schema = connection, target, schema
+
+    @property
+    def in_transaction(self) -> bool:
+        """As ``Joined``: psycopg begins one by itself, but with ``autocommit``."""
+        connection = self._connection
+        return not connection.autocommit or connection.info.transaction_status != TransactionStatus.IDLE
 
     async def execute(self, request: Call, timeout: float) -> Reply:
         """Carry one call."""

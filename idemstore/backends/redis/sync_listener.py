@@ -56,6 +56,8 @@ class Listener:
         self._button: socket.socket | None = None
         """Rings the bell that the thread hears while it waits for its connection."""
         self._closed = threading.Event()
+        self._told = False
+        """Whether it was said that there is no listener."""
 
     def add(self, channel: bytes, wake: Callable[[], None]) -> None:
         """One more waiter."""
@@ -93,7 +95,9 @@ class Listener:
             except RuntimeError as error:  # no more threads, or the interpreter is on its way out
                 bell.close()
                 button.close()
-                log.warning("no listener, waiters poll: %s", error)
+                if not self._told:
+                    self._told = True
+                    log.warning("no listener, waiters poll: %s", error)
             else:
                 self._thread, self._button = thread, button
 

@@ -21,6 +21,7 @@ from idemstore.backends.redis.dialect import Reply
 from idemstore.backends.redis.errors import CLIENT_ERRORS, fault
 from idemstore.backends.redis.faults import Failed, exhausted, final
 from idemstore.backends.redis.options import Address, Target
+from idemstore.resolve import addresses
 from idemstore.tickets import Ticket, Tickets
 
 PRECISION: Final = 0.01
@@ -142,11 +143,30 @@ class _Timed:
         return self.wire
 
 
-class _TcpLine(_Timed, redis.Connection):  # type: ignore[misc]
+class _Resolved(redis.Connection):
+    """Looks the name of its host up within the deadline. redis-py's own look-up is given an address: that is quick."""
+
+    deadline: float
+
+    def _connect(self) -> socket.socket:
+        """Try each address. TLS, further out, finds the name in its place again."""
+        host, failure = self.host, OSError("the host has no address")
+        for address in addresses(host, self.deadline):
+            self.host = address
+            try:
+                return cast("_Connecting", super())._connect()
+            except OSError as error:
+                failure = error
+            finally:
+                self.host = host
+        raise failure
+
+
+class _TcpLine(_Timed, _Resolved):  # type: ignore[misc]  # pyright: ignore[reportIncompatibleMethodOverride]
     """Over TCP."""
 
 
-class _TlsLine(_Timed, redis.SSLConnection):  # type: ignore[misc]
+class _TlsLine(_Timed, redis.SSLConnection, _Resolved):  # type: ignore[misc]
     """Over TLS."""
 
 

@@ -17,6 +17,7 @@ from idemstore.bench.bare import Bare
 from idemstore.url import StoreUrl, parse_url, read_options
 
 Document = dict[str, object]
+TIMEOUT_MS: Final = 20_000
 MAJORITY: Final = WriteConcern("majority")
 
 
@@ -47,7 +48,8 @@ class Closing(Protocol):
 def read(url: str) -> tuple[StoreUrl, Settings]:
     """What the store's client is made from."""
     parsed = parse_url(url)
-    return parsed, options.settings(parsed, read_options(parsed, MongoOptions))
+    host, chosen = options.settings(parsed, read_options(parsed, MongoOptions))
+    return parsed, Settings(host, {"socketTimeoutMS": TIMEOUT_MS, "serverSelectionTimeoutMS": TIMEOUT_MS, **chosen})
 
 
 def name_of(run: str) -> str:

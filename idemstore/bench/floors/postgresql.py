@@ -20,6 +20,8 @@ from idemstore.url import parse_url
 C = TypeVar("C")
 
 TIMEOUT: Final = 30.0
+"""Seconds that the server takes for a statement."""
+CONNECTING: Final = 10
 INSERT: Final = "INSERT INTO {table} (key, state) VALUES ({0}, 1)"
 UPDATE: Final = "UPDATE {table} SET state = 2, result = {0} WHERE key = {1}"
 SEED: Final = "INSERT INTO {table} (key, state, result) VALUES ({0}, 2, {1}) ON CONFLICT (key) DO NOTHING"
@@ -50,7 +52,7 @@ def connect(target: Target) -> "psycopg.Connection[tuple[object, ...]]":
 
 def _settings(target: Target) -> str:
     """Of a connection."""
-    return make_conninfo("", **conninfo(target, host_of(target), None, TIMEOUT))
+    return make_conninfo("", connect_timeout=CONNECTING, **conninfo(target, host_of(target), None, TIMEOUT))
 
 
 class PsycopgBare:

@@ -1,7 +1,7 @@
 """Redis and Valkey: a write is ``EVALSHA`` of ``return 1`` with key and result as arguments, a read is ``GET``.
 
-The least that any script call costs: the script does nothing. Through redis-py, with as many connections as the store
-has (``max_connections``); clusters through redis-py's own client of a cluster.
+The least that any script call costs: the script does nothing. Through redis-py and its usual pool, with a connection
+for each caller (its pool that makes callers wait is slower); clusters through redis-py's own client of a cluster.
 """
 
 import asyncio
@@ -21,7 +21,8 @@ from idemstore.url import parse_url
 SCRIPT: Final = "return 1"
 KEPT: Final = 3600
 """Seconds that seeded rows are kept where a run does not come to its end."""
-NODE_CONNECTIONS: Final = 1000
+CONNECTIONS: Final = 5000
+TIMEOUT: Final = 20.0
 
 
 class Client(Protocol):
@@ -86,9 +87,10 @@ Settings = dict[str, str | int | float | bool | None]
 
 
 def credentials(target: Target) -> Settings:
-    """Who, and TLS."""
+    """Who, how long, and TLS."""
     options = target.options
     found: Settings = {"username": target.username, "password": target.password}
+    found |= {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT}
     if target.tls:
         found |= {
             "ssl": True,
@@ -105,7 +107,7 @@ def bounded(target: Target) -> Settings:
     """What a client of one server is given besides its pool's own."""
     address = target.addresses[0]
     place: Settings = {"host": address.host, "port": address.port} if address.port else {"path": address.host}
-    return {**credentials(target), **place, "db": target.db, "max_connections": target.options.max_connections}
+    return {**credentials(target), **place, "db": target.db, "max_connections": CONNECTIONS}
 
 
 def connect(url: str) -> Client:
@@ -114,17 +116,17 @@ def connect(url: str) -> Client:
     match target.topology:
         case Topology.CLUSTER:
             make = cast("Callable[..., Client]", redis.cluster.RedisCluster)
-            return make(*target.addresses[0], max_connections=NODE_CONNECTIONS, **credentials(target))
+            return make(*target.addresses[0], max_connections=CONNECTIONS, **credentials(target))
         case Topology.SENTINEL:
             watch = cast("Callable[..., redis.sentinel.Sentinel]", redis.sentinel.Sentinel)
             sentinel = watch(target.addresses)
             make = cast("Callable[..., Client]", sentinel.master_for)
-            return make(target.options.service, max_connections=NODE_CONNECTIONS, **credentials(target))
+            return make(target.options.service, max_connections=CONNECTIONS, **credentials(target))
         case Topology.ONE:
             settings = bounded(target)
             tls = bool(settings.pop("ssl", False))
             kind = redis.UnixDomainSocketConnection if "path" in settings else redis.Connection
-            pool = cast("Callable[..., redis.BlockingConnectionPool]", redis.BlockingConnectionPool)
+            pool = cast("Callable[..., redis.ConnectionPool]", redis.ConnectionPool)
             made = pool(connection_class=redis.SSLConnection if tls else kind, **settings)
             return cast("Client", redis.Redis(connection_pool=made))
 
@@ -135,17 +137,17 @@ def connect_async(url: str) -> AsyncClient:
     match target.topology:
         case Topology.CLUSTER:
             make = cast("Callable[..., AsyncClient]", redis.asyncio.cluster.RedisCluster)
-            return make(*target.addresses[0], max_connections=NODE_CONNECTIONS, **credentials(target))
+            return make(*target.addresses[0], max_connections=CONNECTIONS, **credentials(target))
         case Topology.SENTINEL:
             watch = cast("Callable[..., redis.asyncio.sentinel.Sentinel]", redis.asyncio.sentinel.Sentinel)
             sentinel = watch(target.addresses)
             make = cast("Callable[..., AsyncClient]", sentinel.master_for)
-            return make(target.options.service, max_connections=NODE_CONNECTIONS, **credentials(target))
+            return make(target.options.service, max_connections=CONNECTIONS, **credentials(target))
         case Topology.ONE:
             settings = bounded(target)
             tls = bool(settings.pop("ssl", False))
             kind = redis.asyncio.UnixDomainSocketConnection if "path" in settings else redis.asyncio.Connection
-            pool = cast("Callable[..., redis.asyncio.BlockingConnectionPool]", redis.asyncio.BlockingConnectionPool)
+            pool = cast("Callable[..., redis.asyncio.ConnectionPool]", redis.asyncio.ConnectionPool)
             made = pool(connection_class=redis.asyncio.SSLConnection if tls else kind, **settings)
             return cast("AsyncClient", redis.asyncio.Redis(connection_pool=made))
 
