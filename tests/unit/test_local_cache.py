@@ -142,6 +142,20 @@ def test_what_is_fetched_while_it_is_forgotten_is_not_kept(opened: Open):
     assert isinstance(store.claim("key"), Claimed)
 
 
+def test_what_is_fetched_before_the_deletion_is_not_kept_after_it(opened: Open):
+    """The deletion is on its way while somebody fetches the record, and finds it there."""
+    store, faults = opened()
+    finish(store, "key")
+    stop = faults.stop_before()
+    forgetting = threading.Thread(target=store.forget, args=("key",))
+    forgetting.start()
+    assert stop.reached()
+    assert [store.claim("key") for _ in range(3)] == [Completed(b"r")] * 3
+    stop.go()
+    forgetting.join()
+    assert isinstance(store.claim("key"), Claimed)
+
+
 def test_an_entry_ends_with_its_record(opened: Open):
     """A short retention: the replay ends when the record does, and the key can be claimed again."""
     store, _ = opened()

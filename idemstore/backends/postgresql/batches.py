@@ -54,8 +54,13 @@ def _group(
     if first.statement.name not in _STEPS:
         answers.update(dict.fromkeys(group, (yield first)))
         return
-    statement = schema.many_briefly if strangers else schema.many
-    reply = yield Call(statement, _columns([requests[index] for index in group]))
+    columns = _columns([requests[index] for index in group])
+    if strangers:
+        reply = yield Call(
+            schema.many_briefly, (*columns, len({requests[index].args[0] for index in group}) == len(group))
+        )
+    else:
+        reply = yield Call(schema.many, columns)
     if strangers and isinstance(reply, Refusal) and reply.sqlstate.startswith((BLOCKED, *_ONE_ITEM)):
         answers.update(dict.fromkeys(group, ALONE))
     elif isinstance(reply, Refusal) and reply.sqlstate.startswith(_ONE_ITEM):
