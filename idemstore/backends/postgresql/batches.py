@@ -56,9 +56,8 @@ def _group(
         return
     columns = _columns([requests[index] for index in group])
     if strangers:
-        reply = yield Call(
-            schema.many_briefly, (*columns, len({requests[index].args[0] for index in group}) == len(group))
-        )
+        different = len({step_key(requests[index]) for index in group}) == len(group)
+        reply = yield Call(schema.many_briefly, (*columns, different))
     else:
         reply = yield Call(schema.many, columns)
     if strangers and isinstance(reply, Refusal) and reply.sqlstate.startswith((BLOCKED, *_ONE_ITEM)):
