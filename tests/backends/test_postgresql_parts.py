@@ -38,7 +38,7 @@ from idemstore.errors import (
     UnknownOption,
     UnsupportedMode,
 )
-from idemstore.exchange import Exchange
+from idemstore.exchange import ALONE, Exchange
 from idemstore.machine import Claim, Complete, Fail, Record, Release, Renew, State
 from idemstore.outcomes import DONE, LEASE_LOST, MISMATCH, Abandoned, Claimed, Completed, Failed, InFlight
 from idemstore.url import parse_url
@@ -402,10 +402,10 @@ def test_empty_replies():
 # -- batches ----------------------------------------------------------------------------------------------------------
 
 
-def run(requests, serve):
+def run(requests, serve, *, strangers=False):
     """Run a batch; what was sent, and the answers."""
     sent = []
-    steps = batches.together(requests, SCHEMA)
+    steps = batches.together(requests, SCHEMA, strangers=strangers)
     try:
         call = next(steps)
         while True:
@@ -457,6 +457,21 @@ def test_large_results_are_spread():
     sent, answers = run(requests, lambda call: [b"D"] * (len(call.args[0]) if call.statement is SCHEMA.many else 1))
     assert [len(call.args[0]) if call.statement is SCHEMA.many else 1 for call in sent] == [2, 2, 1]
     assert answers == [[b"D"]] * 5
+
+
+def test_large_results_are_no_company_for_strangers():
+    """Who brings one goes alone, and so does whoever is behind on its key; whoever was before on that key does not."""
+    large = bytes(batches.HEAVY + 1)
+    requests = [
+        DIALECT.renew("a", Renew("ta", 6)).request,
+        DIALECT.complete("a", Complete("ta", large, 1)).request,
+        DIALECT.complete("b", Complete("tb", large[1:], 1)).request,
+        DIALECT.claim("a", Claim(None, "tc", 1, 2)).request,
+    ]
+    sent, answers = run(requests, lambda call: [b"1", b"2"], strangers=True)
+    assert [call.args[1] for call in sent] == [["a", "b"]]
+    assert answers == [[b"1"], ALONE, [b"2"], ALONE]
+    assert run(requests[1:2], None, strangers=True) == ([], [ALONE])
 
 
 def test_equal_questions_are_asked_once():
