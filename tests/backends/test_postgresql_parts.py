@@ -482,9 +482,10 @@ def test_equal_questions_are_asked_once():
     assert answers == [look()] * 4 + [[b"1"]]
 
 
-def test_an_item_that_the_database_cannot_take():
+@pytest.mark.parametrize("sqlstate", ["22P05", "P0001"])
+def test_an_item_that_the_database_cannot_take(sqlstate: str):
     """A refusal that one item may have caused: each is sent alone, and keeps its own answer."""
-    bad = Refusal("22P05", "no equivalent")
+    bad = Refusal(sqlstate, "no equivalent")
 
     def serve(call):
         return bad if call.statement is SCHEMA.many or call.args[0] == "c" else [b"ok"]
@@ -492,6 +493,14 @@ def test_an_item_that_the_database_cannot_take():
     sent, answers = run(calls(), serve)
     assert len(sent) == 6
     assert answers == [[b"ok"], [b"ok"], bad, [b"ok"], [b"ok"]]
+
+
+@pytest.mark.parametrize("sqlstate", ["22P05", "P0001", "55P03", "40001", "40P01"])
+def test_strangers_do_not_share_what_one_of_them_met(sqlstate: str):
+    """Data, triggers, locks and conflicts of one: the batch was not applied, and each of its calls goes alone."""
+    sent, answers = run(calls(), lambda call: Refusal(sqlstate, "not so"), strangers=True)
+    assert [call.statement for call in sent] == [SCHEMA.many_briefly]
+    assert answers == [ALONE] * 5
 
 
 def test_a_refusal_of_all():

@@ -29,8 +29,15 @@ Batch = Generator[Call, Answer, list[Answer | Alone]]
 
 _STEPS: Final = frozenset({"claim", "complete", "fail", "renew", "release"})
 
-_ONE_ITEM: Final = ("22", "23", "XX001", "54")
-"""Refusals that one item can bring on all: data that the database cannot take or read, or too much of it."""
+_ONE_ITEM: Final = ("22", "23", "P0", "XX001", "54")
+"""Refusals that one item can bring on all: data that the database cannot take or read, too much of it, or what a
+trigger of somebody's objects to.
+"""
+
+_STRANGE: Final = (*_ONE_ITEM, BLOCKED, "40001", "40P01")
+"""Those that strangers need not bear, either: locks of others, and conflicts, which a batch meets more often than a
+call by itself. Nothing was applied.
+"""
 
 
 def step_key(call: Call) -> str | None:
@@ -61,7 +68,7 @@ def _group(
         return
     statement = schema.many_briefly if strangers else schema.many
     reply = yield Call(statement, _columns([requests[index] for index in group]))
-    if strangers and isinstance(reply, Refusal) and reply.sqlstate.startswith((BLOCKED, *_ONE_ITEM)):
+    if strangers and isinstance(reply, Refusal) and reply.sqlstate.startswith(_STRANGE):
         answers.update(dict.fromkeys(group, ALONE))
     elif isinstance(reply, Refusal) and reply.sqlstate.startswith(_ONE_ITEM):
         for index in group:
