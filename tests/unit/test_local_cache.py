@@ -230,6 +230,25 @@ def test_the_cache_is_bounded(monkeypatch: pytest.MonkeyPatch):
     assert len(cache._finished) == 3
 
 
+def test_room_is_made_while_others_look():
+    """A thread that is answered from memory reorders the entries at any moment, in the middle of making room, too."""
+    cache, now = LocalCache(2), time.monotonic()
+
+    class Interrupted(type(cache._kept)):  # type: ignore[misc]
+        """Another thread has its turn whenever an iteration has begun."""
+
+        def __iter__(self):
+            found = super().__iter__()
+            cache.find("a", None)
+            return found
+
+    cache._kept = Interrupted()
+    for key in "abc":
+        cache.keep(key, snapshot(b"x"), None, now, 0)
+    assert len(cache._kept) == 2
+    assert cache._bytes == 2
+
+
 def test_large_results_are_claimed_every_time(opened: Open):
     """They are neither kept nor fetched in vain."""
     store, faults = opened()
