@@ -496,6 +496,15 @@ def test_an_item_that_the_database_cannot_take(sqlstate: str):
     assert answers == [[b"ok"], [b"ok"], bad, [b"ok"], [b"ok"]]
 
 
+def test_a_refusal_that_ends_the_transaction():
+    """In a caller's own transaction each item is told what ended it, not that it has ended."""
+    first = Refusal("P0001", "a trigger objects")
+    _, answers = run(
+        calls(), lambda call: first if call.statement is SCHEMA.many else Refusal("25P02", "transaction is aborted")
+    )
+    assert answers == [first] * 5
+
+
 @pytest.mark.parametrize("sqlstate", ["22P05", "P0001", "55P03", "40001", "40P01"])
 def test_strangers_do_not_share_what_one_of_them_met(sqlstate: str):
     """Data, triggers, locks and conflicts of one: the batch was not applied, and each of its calls goes alone."""

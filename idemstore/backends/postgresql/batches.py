@@ -34,6 +34,9 @@ _ONE_ITEM: Final = ("22", "23", "P0", "XX001", "54")
 trigger of somebody's objects to.
 """
 
+_ENDED: Final = "25P02"
+"""The transaction was aborted by something before."""
+
 _STRANGE: Final = (*_ONE_ITEM, BLOCKED, "40001", "40P01")
 """Those that strangers need not bear, either: locks of others, and conflicts, which a batch meets more often than a
 call by itself. Nothing was applied.
@@ -75,14 +78,25 @@ def _group(
     if strangers and isinstance(reply, Refusal) and reply.sqlstate.startswith(_STRANGE):
         answers.update(dict.fromkeys(group, ALONE))
     elif isinstance(reply, Refusal) and reply.sqlstate.startswith(_ONE_ITEM):
-        for index in group:
-            answers[index] = yield requests[index]
+        yield from _one_by_one(group, requests, answers, reply)
     elif isinstance(reply, list) and len(reply) == len(group):
         answers.update(zip(group, [[cell] for cell in reply], strict=True))
     elif isinstance(reply, list):
         answers.update(dict.fromkeys(group, frames.misbehaved(None)))
     else:
         answers.update(dict.fromkeys(group, reply))
+
+
+def _one_by_one(
+    group: list[int], requests: Sequence[Call], answers: Answers, refusal: Refusal
+) -> Generator[Call, Answer, None]:
+    """Each by itself, after a refusal that one of them brought on all. Within a caller's own transaction that refusal
+    has ended it, and says more than that it has ended.
+    """
+    for index in group:
+        answer = yield requests[index]
+        ended = isinstance(answer, Refusal) and answer.sqlstate == _ENDED
+        answers[index] = refusal if ended else answer
 
 
 def _weight(call: Call) -> int:
