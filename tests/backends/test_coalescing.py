@@ -12,7 +12,7 @@ import idemstore
 from idemstore.backends.sqlite.dialect import Apply
 from idemstore.backends.sqlite.session import PENDING, Place, Session
 from idemstore.coalesce import Coalescer
-from idemstore.errors import CorruptRecord
+from idemstore.errors import CorruptRecord, UnknownOption
 from idemstore.machine import Claim, Complete, Fail, Release
 from idemstore.outcomes import DONE, LEASE_LOST, MISMATCH, Claimed, Completed, Failed, InFlight
 from idemstore.testing import families
@@ -45,6 +45,25 @@ async def carried(store, asks):
     assert isinstance(driver, Coalescer)
     replies = await driver._carry([ask.request for ask in asks], 5)
     return [ask.parse(reply) for ask, reply in zip(asks, replies, strict=True)]
+
+
+def test_the_option_of_each_family():
+    """On where it wins, unless the URL says something else; families that have no form of it say so."""
+
+    async def coalesces(url):
+        store = idemstore.open_async(url)
+        driver = store._live()
+        await store.close()
+        return isinstance(driver, Coalescer)
+
+    for url in ("redis://localhost:1", "postgresql://localhost:1/db"):
+        assert asyncio.run(coalesces(f"{url}?coalesce=1"))
+        assert not asyncio.run(coalesces(f"{url}?coalesce=0"))
+        assert asyncio.run(coalesces(url))
+    for url in ("mongodb://localhost:1/db?", "dynamodb+http://localhost:1/table?region=us-east-1&"):
+        assert not asyncio.run(coalesces(f"{url}coalesce=0&local_cache=3"))
+        with pytest.raises(UnknownOption, match="coalesce"):
+            idemstore.open_async(f"{url}coalesce=1")
 
 
 def test_a_batch_applies_the_calls_of_one_key_in_order(subject):
