@@ -6,7 +6,8 @@ The floor is as many single writes by the same client library (two for each cycl
 Floor, ``coalesce=0`` and ``coalesce=1`` take turns within every round, so that whatever else the machine does hits all
 alike; what is printed are medians over the rounds, in cycles a second, and their ratios to the floor. Servers are those
 of the test harness: sqlite redis valkey postgresql postgresql15 postgresql-psycopg mongodb dynamodb; the first four
-families are run unless some are named. ``--replays`` measures replays from ``local_cache``, too.
+families are run unless some are named. MongoDB and DynamoDB do not coalesce: there is no second variant. The last line
+is for replays from ``local_cache``, in calls a second, beside the floor's calls.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from contextlib import ExitStack, asynccontextmanager
 from typing import Generic, NamedTuple, TypeVar
 
 import idemstore
+from idemstore.errors import UnknownOption
 from idemstore.testing import servers
 
 RESULT = os.urandom(200)
@@ -229,6 +231,38 @@ def option(url: str, text: str) -> str:
     return f"{url}{'&' if '?' in url else '?'}{text}"
 
 
+def coalescing(url: str, width: int) -> idemstore.AsyncStore | None:
+    """A store that coalesces, so many batches at once (0: as usual); None where the family does not."""
+    try:
+        store = idemstore.open_async(option(url, "coalesce=1"))
+    except UnknownOption:
+        return None
+    assert store._coalesce is not None, "else it would have been refused"
+    store._coalesce = store._coalesce._replace(width=width or store._coalesce.width)
+    return store
+
+
+async def replays(url: str, callers: int) -> float:
+    """Replays from memory, in calls a second."""
+    async with idemstore.open_async(option(url, "local_cache=10")) as store:
+        key = f"replay-{os.getpid()}"
+        claim = await store.claim(key)
+        assert isinstance(claim, idemstore.Claimed)
+        await store.complete(key, claim.token, RESULT)
+        await store.claim(key)
+        times = range(200_000 // callers)
+
+        async def caller() -> None:
+            for _ in times:
+                await store.claim(key)
+
+        began = time.perf_counter()
+        await asyncio.gather(*(caller() for _ in range(callers)))
+        rate = len(times) * callers / (time.perf_counter() - began)
+        await store.forget(key)
+        return rate
+
+
 async def run(name: str, url: str, callers: int, rounds: int, cycles: int, widths: list[int]) -> None:
     """Measure one server with so many callers, and print a line for each variant."""
     scheme = url.partition(":")[0]
@@ -239,11 +273,10 @@ async def run(name: str, url: str, callers: int, rounds: int, cycles: int, width
         stores = [idemstore.open_async(option(ours, "coalesce=0"))]
         variants["coalesce=0"] = claim_and_complete(stores[0])
         for width in widths:
-            stores.append(idemstore.open_async(option(ours, "coalesce=1")))
-            how = stores[-1]._coalesce
-            assert how is not None, "coalesce=1 is refused where it is not possible"
-            stores[-1]._coalesce = how._replace(width=width or how.width)
-            variants[f"coalesce=1{f' x {width}' if width else ''}"] = claim_and_complete(stores[-1])
+            store = coalescing(ours, width)
+            if store is not None:
+                stores.append(store)
+                variants[f"coalesce=1{f' x {width}' if width else ''}"] = claim_and_complete(store)
         await stores[0].migrate()
         for variant in variants.values():
             await measure(variant, callers, max(callers, cycles // 10))
@@ -253,6 +286,9 @@ async def run(name: str, url: str, callers: int, rounds: int, cycles: int, width
         for store in stores:
             await store.close()
     report(name, callers, figures)
+    hits = await replays(ours, callers)
+    bare = 2 * statistics.median(figure.rate for figure in figures["floor"])
+    print(f"{name:20}{callers:5} callers  local_cache {hits:9.0f} calls/s  {hits / bare:6.0f} x floor", flush=True)
 
 
 def report(name: str, callers: int, figures: dict[str, list[Figure]]) -> None:

@@ -127,7 +127,8 @@ class LocalCache:
         self._kept[key] = entry
         self._bytes += len(entry.outcome.result)
         while len(self._kept) > self.entries or self._bytes > MAX_BYTES:
-            self._remove(next(iter(self._kept)))
+            _, oldest = self._kept.popitem(last=False)  # in one step: ``find`` moves entries without the lock
+            self._bytes -= len(oldest.outcome.result)
 
     def _remove(self, key: str) -> None:
         """Remove an entry, if it is there. The lock is held."""

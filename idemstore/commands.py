@@ -347,6 +347,7 @@ def schemes() -> None:
     width = max(len(scheme) for scheme in idemstore.schemes()) + len("://  ")
     for scheme in idemstore.schemes():
         write(f"{scheme + '://':<{width}}{readiness(scheme)}")
+    write(f"{'every scheme':<{width}}?timeout=SECONDS, ?local_cache=RECORDS; where calls coalesce, ?coalesce=0 or 1")
 
 
 def readiness(scheme: str) -> str:

@@ -38,7 +38,7 @@ from idemstore.errors import (
     UnknownOption,
     UnsupportedMode,
 )
-from idemstore.exchange import Exchange
+from idemstore.exchange import ALONE, Exchange
 from idemstore.machine import Claim, Complete, Fail, Record, Release, Renew, State
 from idemstore.outcomes import DONE, LEASE_LOST, MISMATCH, Abandoned, Claimed, Completed, Failed, InFlight
 from idemstore.resolve import named
@@ -403,10 +403,10 @@ def test_empty_replies():
 # -- batches ----------------------------------------------------------------------------------------------------------
 
 
-def run(requests, serve):
+def run(requests, serve, *, strangers=False):
     """Run a batch; what was sent, and the answers."""
     sent = []
-    steps = batches.together(requests, SCHEMA)
+    steps = batches.together(requests, SCHEMA, strangers=strangers)
     try:
         call = next(steps)
         while True:
@@ -460,6 +460,21 @@ def test_large_results_are_spread():
     assert answers == [[b"D"]] * 5
 
 
+def test_large_results_are_no_company_for_strangers():
+    """Who brings one goes alone, and so does whoever is behind on its key; whoever was before on that key does not."""
+    large = bytes(batches.HEAVY + 1)
+    requests = [
+        DIALECT.renew("a", Renew("ta", 6)).request,
+        DIALECT.complete("a", Complete("ta", large, 1)).request,
+        DIALECT.complete("b", Complete("tb", large[1:], 1)).request,
+        DIALECT.claim("a", Claim(None, "tc", 1, 2)).request,
+    ]
+    sent, answers = run(requests, lambda call: [b"1", b"2"], strangers=True)
+    assert [call.args[1] for call in sent] == [["a", "b"]]
+    assert answers == [[b"1"], ALONE, [b"2"], ALONE]
+    assert run(requests[1:2], None, strangers=True) == ([], [ALONE])
+
+
 def test_equal_questions_are_asked_once():
     """The looks that follow a batch of refusals are one."""
     requests = [Call(SCHEMA.inspect) for _ in range(4)]
@@ -468,9 +483,10 @@ def test_equal_questions_are_asked_once():
     assert answers == [look()] * 4 + [[b"1"]]
 
 
-def test_an_item_that_the_database_cannot_take():
+@pytest.mark.parametrize("sqlstate", ["22P05", "P0001"])
+def test_an_item_that_the_database_cannot_take(sqlstate: str):
     """A refusal that one item may have caused: each is sent alone, and keeps its own answer."""
-    bad = Refusal("22P05", "no equivalent")
+    bad = Refusal(sqlstate, "no equivalent")
 
     def serve(call):
         return bad if call.statement is SCHEMA.many or call.args[0] == "c" else [b"ok"]
@@ -478,6 +494,23 @@ def test_an_item_that_the_database_cannot_take():
     sent, answers = run(calls(), serve)
     assert len(sent) == 6
     assert answers == [[b"ok"], [b"ok"], bad, [b"ok"], [b"ok"]]
+
+
+def test_a_refusal_that_ends_the_transaction():
+    """In a caller's own transaction each item is told what ended it, not that it has ended."""
+    first = Refusal("P0001", "a trigger objects")
+    _, answers = run(
+        calls(), lambda call: first if call.statement is SCHEMA.many else Refusal("25P02", "transaction is aborted")
+    )
+    assert answers == [first] * 5
+
+
+@pytest.mark.parametrize("sqlstate", ["22P05", "P0001", "55P03", "40001", "40P01"])
+def test_strangers_do_not_share_what_one_of_them_met(sqlstate: str):
+    """Data, triggers, locks and conflicts of one: the batch was not applied, and each of its calls goes alone."""
+    sent, answers = run(calls(), lambda call: Refusal(sqlstate, "not so"), strangers=True)
+    assert [call.statement for call in sent] == [SCHEMA.many_briefly]
+    assert answers == [ALONE] * 5
 
 
 def test_a_refusal_of_all():

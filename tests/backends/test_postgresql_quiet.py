@@ -289,18 +289,25 @@ STALL = (
 )
 
 
+@pytest.mark.parametrize("many", [False, True])
 @pytest.mark.parametrize("end", ["release", "forget"])
-def test_fence_grows_across_a_life_that_came_between(lab, end):
-    """A claim stands between its clock and its insert while another is granted and deleted: its fence is greater."""
-    key = lab.key()
+def test_fence_grows_across_a_life_that_came_between(lab, end, many):
+    """A claim stands between its clock and its insert while another is granted and deleted: its fence is greater. So
+    does one in a batch. The other one comes from another store: in one store it would wait for the first.
+    """
+    key, store = lab.key(), lab.open()
+    calls = [partial(lab.store.claim, key, token="stalled", lease=10)]
+    if many:
+        keys, tokens = [lab.key(), key, lab.key()], [None, "stalled", None]
+        calls = [lambda: lab.store.claim_many(keys, tokens=tokens, lease=10)[1]]
     lab.subject.execute(*STALL)
     try:
         with transaction(lab.subject) as other:
             other.execute("SELECT pg_advisory_xact_lock(42)")
-            call = lab.background(partial(lab.store.claim, key, token="stalled", lease=10))
+            call = lab.background(calls[0])
             waiting(lab.subject)
-            between = claimed(lab.store.claim(key))
-            lab.store.forget(key) if end == "forget" else done(lab.store.release(key, between.token))
+            between = claimed(store.claim(key))
+            store.forget(key) if end == "forget" else done(store.release(key, between.token))
     finally:
         late = claimed(call.result())
         lab.subject.execute("DROP TRIGGER stall ON {table}", "DROP FUNCTION {table}_stall")

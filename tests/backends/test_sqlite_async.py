@@ -310,3 +310,13 @@ def test_sync_programs_never_import_asyncio(subject):
     """Opening and using a sync store costs no event loop."""
     code = f"import sys, idemstore; idemstore.open({subject.url!r}).claim('k'); assert 'asyncio' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+
+
+def test_who_meets_a_lock_again_and_again_leaves_time_for_others():
+    """However many are due once more, every other job is a new one; where there is none, they all have their turn."""
+    worker = Worker(None)  # type: ignore[arg-type]
+    worker._later = [(0.0, number, f"again {number}") for number in range(4)]  # type: ignore[misc]
+    for number in range(2):
+        worker.jobs.put(f"new {number}")  # type: ignore[arg-type]
+    taken = [worker._next() for _ in range(6)]
+    assert taken == ["again 0", "new 0", "again 1", "new 1", "again 2", "again 3"]

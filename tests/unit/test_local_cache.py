@@ -142,6 +142,20 @@ def test_what_is_fetched_while_it_is_forgotten_is_not_kept(opened: Open):
     assert isinstance(store.claim("key"), Claimed)
 
 
+def test_what_is_fetched_before_the_deletion_is_not_kept_after_it(opened: Open):
+    """The deletion is on its way while somebody fetches the record, and finds it there."""
+    store, faults = opened()
+    finish(store, "key")
+    stop = faults.stop_before()
+    forgetting = threading.Thread(target=store.forget, args=("key",))
+    forgetting.start()
+    assert stop.reached()
+    assert [store.claim("key") for _ in range(3)] == [Completed(b"r")] * 3
+    stop.go()
+    forgetting.join()
+    assert isinstance(store.claim("key"), Claimed)
+
+
 def test_an_entry_ends_with_its_record(opened: Open):
     """A short retention: the replay ends when the record does, and the key can be claimed again."""
     store, _ = opened()
@@ -214,6 +228,25 @@ def test_the_cache_is_bounded(monkeypatch: pytest.MonkeyPatch):
     for number in range(10):
         cache._note(f"k{number}")
     assert len(cache._finished) == 3
+
+
+def test_room_is_made_while_others_look():
+    """A thread that is answered from memory reorders the entries at any moment, in the middle of making room, too."""
+    cache, now = LocalCache(2), time.monotonic()
+
+    class Interrupted(type(cache._kept)):  # type: ignore[misc]
+        """Another thread has its turn whenever an iteration has begun."""
+
+        def __iter__(self):
+            found = super().__iter__()
+            cache.find("a", None)
+            return found
+
+    cache._kept = Interrupted()
+    for key in "abc":
+        cache.keep(key, snapshot(b"x"), None, now, 0)
+    assert len(cache._kept) == 2
+    assert cache._bytes == 2
 
 
 def test_large_results_are_claimed_every_time(opened: Open):

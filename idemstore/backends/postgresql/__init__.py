@@ -79,7 +79,7 @@ class PostgresqlBackend:
             timeout=target.options.timeout,
             name=target.name,
             join=lambda connection: join_async(connection, target, schema),
-            coalesce=Coalescing(step_key),
+            coalesce=Coalescing(step_key, width=2),
         )
 
 

@@ -5,7 +5,7 @@ message. Anything else goes alone, equal calls once. Where the server refuses a 
 the items are sent one by one, so that the error stays with its item.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Container, Generator, Sequence
 from typing import Final, cast
 
 from idemstore.backends.postgresql import frames
@@ -18,14 +18,29 @@ from idemstore.exchange import ALONE, Alone
 MAX_BYTES: Final = 32 * 2**20
 """Of the results and checkpoints in one message; the server takes 1 GB."""
 
+HEAVY: Final = 32 * 2**10
+"""Bytes. A larger result or checkpoint is no company for calls of others: the server copies all of a batch several
+times, beyond its working memory by way of the disk, so that a megabyte takes four times as long there as by itself.
+"""
+
 Answer = Reply | IdemstoreError
 Answers = dict[int, Answer | Alone]
 Batch = Generator[Call, Answer, list[Answer | Alone]]
 
 _STEPS: Final = frozenset({"claim", "complete", "fail", "renew", "release"})
 
-_ONE_ITEM: Final = ("22", "23", "XX001", "54")
-"""Refusals that one item can bring on all: data that the database cannot take or read, or too much of it."""
+_ONE_ITEM: Final = ("22", "23", "P0", "XX001", "54")
+"""Refusals that one item can bring on all: data that the database cannot take or read, too much of it, or what a
+trigger of somebody's objects to.
+"""
+
+_ENDED: Final = "25P02"
+"""The transaction was aborted by something before."""
+
+_STRANGE: Final = (*_ONE_ITEM, BLOCKED, "40001", "40P01")
+"""Those that strangers need not bear, either: locks of others, and conflicts, which a batch meets more often than a
+call by itself. Nothing was applied.
+"""
 
 
 def step_key(call: Call) -> str | None:
@@ -37,8 +52,8 @@ def together(requests: Sequence[Call], schema: Schema, *, strangers: bool = Fals
     """Yields calls, is sent their replies (or errors), returns one answer per request. ``strangers``: they are of
     different callers; where one of them would hold up or spoil the batch, all are to be sent alone.
     """
-    answers: Answers = {}
-    for group in _groups(requests):
+    answers: Answers = dict.fromkeys(_heavy(requests), ALONE) if strangers else {}
+    for group in _groups(requests, answers):
         if len(group) == 1:
             answers[group[0]] = yield requests[group[0]]
         else:
@@ -54,13 +69,16 @@ def _group(
     if first.statement.name not in _STEPS:
         answers.update(dict.fromkeys(group, (yield first)))
         return
-    statement = schema.many_briefly if strangers else schema.many
-    reply = yield Call(statement, _columns([requests[index] for index in group]))
-    if strangers and isinstance(reply, Refusal) and reply.sqlstate.startswith((BLOCKED, *_ONE_ITEM)):
+    columns = _columns([requests[index] for index in group])
+    if strangers:
+        different = len({step_key(requests[index]) for index in group}) == len(group)
+        reply = yield Call(schema.many_briefly, (*columns, different))
+    else:
+        reply = yield Call(schema.many, columns)
+    if strangers and isinstance(reply, Refusal) and reply.sqlstate.startswith(_STRANGE):
         answers.update(dict.fromkeys(group, ALONE))
     elif isinstance(reply, Refusal) and reply.sqlstate.startswith(_ONE_ITEM):
-        for index in group:
-            answers[index] = yield requests[index]
+        yield from _one_by_one(group, requests, answers, reply)
     elif isinstance(reply, list) and len(reply) == len(group):
         answers.update(zip(group, [[cell] for cell in reply], strict=True))
     elif isinstance(reply, list):
@@ -69,17 +87,48 @@ def _group(
         answers.update(dict.fromkeys(group, reply))
 
 
-def _groups(requests: Sequence[Call]) -> list[list[int]]:
-    """Indexes of the calls that travel together."""
+def _one_by_one(
+    group: list[int], requests: Sequence[Call], answers: Answers, refusal: Refusal
+) -> Generator[Call, Answer, None]:
+    """Each by itself, after a refusal that one of them brought on all. Within a caller's own transaction that refusal
+    has ended it, and says more than that it has ended.
+    """
+    for index in group:
+        answer = yield requests[index]
+        ended = isinstance(answer, Refusal) and answer.sqlstate == _ENDED
+        answers[index] = refusal if ended else answer
+
+
+def _weight(call: Call) -> int:
+    """Bytes of its result or checkpoint, more or less."""
+    return sum(len(arg) for arg in call.args if isinstance(arg, bytes))
+
+
+def _heavy(requests: Sequence[Call]) -> list[int]:
+    """Indexes of the calls that are too large to travel with strangers, and of those behind them on the same keys."""
+    keys: set[str | None] = set()
+    found: list[int] = []
+    for index, call in enumerate(requests):
+        key = step_key(call)
+        if key in keys or (_weight(call) > HEAVY and key is not None):
+            keys.add(key)
+            found.append(index)
+    return found
+
+
+def _groups(requests: Sequence[Call], without: Container[int]) -> list[list[int]]:
+    """Indexes of the calls that travel together, but for some."""
     groups: list[list[int]] = []
     steps: list[int] = []
     others: dict[Call, list[int]] = {}
     size = 0
     for index, call in enumerate(requests):
+        if index in without:
+            continue
         if call.statement.name not in _STEPS:
             others.setdefault(call, []).append(index)
             continue
-        weight = sum(len(arg) for arg in call.args if isinstance(arg, bytes))
+        weight = _weight(call)
         if steps and size + weight > MAX_BYTES:
             groups.append(steps)
             steps, size = [], 0

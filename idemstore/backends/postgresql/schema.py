@@ -90,7 +90,7 @@ class Schema:
         self.forget = self._told("forget", "t")
         self.get = Statement("get", f"SELECT * FROM {self._function('get')}($1)", "t")  # noqa: S608 - names are quoted
         self.many = Statement("many", self._many(), "TTTBIIF")
-        self.many_briefly = Statement("many_briefly", self._many(brief=True), "TTTBIIF")
+        self.many_briefly = Statement("many_briefly", self._many(brief=True), "TTTBIIFf")
         self.inspect = Statement("inspect", self._text("inspect"))
         self.busy = Statement("busy", self._text("busy"), "T")
 
@@ -139,8 +139,8 @@ class Schema:
         told = f"CASE WHEN {what} = 'renew' THEN reply ELSE {self._notified(key, 'reply')} END"
         reply = told if self._notify else "reply"
         bound = f"CASE WHEN set_config('lock_timeout', '{BRIEF}', true) IS NOT NULL THEN $1::text[] END"
-        first = bound if brief else "$1"
-        return f"SELECT {reply} FROM {self._function('many')}({first}, $2, $3, $4, $5, $6, $7) ORDER BY place"  # noqa: S608
+        first, last = (bound, "$8") if brief else ("$1", "false")
+        return f"SELECT {reply} FROM {self._function('many')}({first}, $2, $3, $4, $5, $6, $7, {last}) ORDER BY place"  # noqa: S608
 
     def _told(self, name: str, types: str) -> Statement:
         """The call of a function whose success others may wait for."""

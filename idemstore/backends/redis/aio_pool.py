@@ -11,7 +11,7 @@ from typing import Final, Protocol, cast
 
 import redis.asyncio
 from redis.exceptions import ConnectionError as Disconnected
-from redis.exceptions import InvalidResponse, ResponseError
+from redis.exceptions import InvalidResponse, RedisError, ResponseError
 
 from idemstore.backends.redis.connect import TLS, UNIX, arguments, kind_of
 from idemstore.backends.redis.dialect import Reply
@@ -53,7 +53,7 @@ class _Closing(Protocol):
 class _Parser(Protocol):
     """What we use of a parser of redis-py."""
 
-    def parse_error(self, response: str) -> ResponseError:
+    def parse_error(self, response: str) -> RedisError:
         """An error reply, of the class that redis-py has for it."""
         ...
 
@@ -87,8 +87,14 @@ class _Prompt:
             data = data[at:]
         if data:
             raise InvalidResponse("more replies came than were asked for")
-        wrong = self._parser.parse_error
-        return [wrong(reply.text) if isinstance(reply, Refused) else cast("Reply", reply) for reply in replies]
+        return [self._refusal(reply) if isinstance(reply, Refused) else cast("Reply", reply) for reply in replies]
+
+    def _refusal(self, reply: Refused) -> ResponseError:
+        """An error reply. What means the connection (the server is loading, or full) is raised, as redis-py does."""
+        error = self._parser.parse_error(reply.text)
+        if isinstance(error, ResponseError):
+            return error
+        raise error
 
     async def disconnect(self, nowait: bool = False, **why: object) -> None:
         """Close the socket; redis-py itself calls this, too, where a read or a write failed or was cancelled."""

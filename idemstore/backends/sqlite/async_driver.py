@@ -88,6 +88,8 @@ class Worker:
         self._session = session
         self._later: list[tuple[float, int, Job]] = []
         self._serial = itertools.count()
+        self._again = False
+        """Whether the last job, where there was a choice, was one that had been put off."""
 
     def serve(self) -> None:
         """Until the end is queued. Whatever is left then is refused."""
@@ -101,11 +103,15 @@ class Worker:
             job.finish(StoreClosed("the store was closed while the call waited for a lock: open a new store"))
 
     def _next(self) -> Job | None:
-        """The next job: one that is due, or else one that is new; None is the end."""
+        """The next job: one that is due again or one that is new, by turns where there are both, since many that meet a
+        lock again and again would leave no time for those who need none; None is the end.
+        """
         while True:
             wait = self._later[0][0] - time.monotonic() if self._later else None
             if wait is not None and wait <= 0:
-                return heapq.heappop(self._later)[2]
+                wait, self._again = 0.0, not self._again
+                if self._again:
+                    return heapq.heappop(self._later)[2]
             with contextlib.suppress(queue.Empty):
                 return self.jobs.get(timeout=wait)
 

@@ -15,10 +15,15 @@ _COMMENT: Final = re.compile(r"--[^\n]*")
 _NAME: Final = re.compile(r"-- name: (\w+)\n")
 
 
+AT_ONCE: Final = 32
+"""Keys that one statement reads; any library takes that many parameters."""
+
+
 class Statements(NamedTuple):
     """The texts of ``statements.sql``, by name, for one table."""
 
     read: str
+    read_many: str
     insert: str
     update: str
     delete: str
@@ -33,7 +38,8 @@ def statements(table: str) -> Statements:
     """Every statement of ``statements.sql``. ``table`` has been checked to be a plain identifier."""
     _, *parts = _NAME.split(_text("statements.sql", table))
     named = {name: _bare(body).rstrip(";") for name, body in zip(parts[::2], parts[1::2], strict=True)}
-    return Statements(raise_=named.pop("raise"), **named)
+    many = named.pop("read_many").replace("(?)", f"({', '.join('?' * AT_ONCE)})")
+    return Statements(raise_=named.pop("raise"), read_many=many, **named)
 
 
 @lru_cache(maxsize=64)

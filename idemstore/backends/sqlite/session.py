@@ -6,7 +6,6 @@ repeated and its record stored. Nothing here waits for a lock: a request that me
 drivers try again. So one attempt takes as long as the disk does, and no longer.
 """
 
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -14,8 +13,9 @@ from enum import Enum
 from typing import Final, Literal, NamedTuple, TypeVar, assert_never, cast
 
 from idemstore.backends.sqlite import forking, rows, schema
+from idemstore.backends.sqlite.ahead import FEWEST, Ahead
 from idemstore.backends.sqlite.dialect import Apply, Forget, Look, Migrate, Ping, Purge, Reply, Request, key_of
-from idemstore.backends.sqlite.translate import Busy, concerns_one_item, is_busy, not_a_database, translate
+from idemstore.backends.sqlite.translate import Busy, concerns_one_item, identity, is_busy, not_a_database, translate
 from idemstore.errors import ConfigurationError, IdemstoreError, StoreClosed, StoreFull, StoreTimeout, StoreUnavailable
 from idemstore.exchange import Snapshot
 from idemstore.machine import Claim, Event, Phase, Record, State, phase, step
@@ -81,6 +81,7 @@ class Session:
         self._file: tuple[int, int] | None = None
         self._closed = False
         self._steps = COLLECT_EVERY - 1
+        self._ahead: Ahead | None = None
         forking.register(self)
 
     # -- what drivers call ------------------------------------------------------------------------------------------
@@ -161,7 +162,7 @@ class Session:
         """The connection, to the file that has the path *now*: one that was deleted or replaced is let go."""
         connection = self._connection
         if connection is not None:
-            if _identity(self.path)[0] == self._file:
+            if identity(self.path)[0] == self._file:
                 if connection.in_transaction:  # a signal handler raised in the middle of a rollback
                     connection.execute("ROLLBACK")
                 return connection
@@ -177,13 +178,13 @@ class Session:
                 f"this process was forked while a call was at work on {self.path}, which SQLite does not survive: "
                 "fork before the first call, or start a new process"
             )
-        before, size = _identity(self.path)
+        before, size = identity(self.path)
         if 0 < size < SMALLEST:
             raise not_a_database(self.path)  # SQLite takes a file of one byte for an empty one
         connection = sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False)
         try:
             self._prepare(connection)
-            self._file, _ = _identity(self.path)
+            self._file, _ = identity(self.path)
             if before not in (None, self._file):
                 raise Busy(f"{self.path} was replaced while it was being opened")
         except BaseException:
@@ -282,7 +283,9 @@ class Session:
 
     def _row(self, connection: sqlite3.Connection, key: str) -> rows.Row:
         """What ``read`` finds."""
-        row: rows.Row | None = connection.execute(self._sql.read, (key,)).fetchone()
+        row = None if self._ahead is None else self._ahead.row(key)
+        if row is None:
+            row = connection.execute(self._sql.read, (key,)).fetchone()
         return schema.checked(row, self._place.table)
 
     # -- writing ----------------------------------------------------------------------------------------------------
@@ -303,16 +306,27 @@ class Session:
         """Answer what is pending, in one transaction that holds the write lock."""
         try:
             connection.execute("BEGIN IMMEDIATE")
-            for index, request in enumerate(requests):
-                if answers[index] is PENDING:
-                    answers[index] = self._written_or_error(connection, request)
+            due = [index for index, answer in enumerate(answers) if answer is PENDING]
+            ahead = self._ahead = self._look_ahead(connection, [requests[index] for index in due])
+            for index in due:
+                if ahead is not None:
+                    ahead.place = index
+                answers[index] = self._written_or_error(connection, requests[index])
+            if ahead is not None:
+                ahead.finish(answers)
             if self._steps >= COLLECT_EVERY and not any(isinstance(request, Purge) for request in requests):
                 self._purge(connection, self._steps * COLLECTED_PER_STEP)
                 self._steps = 0
             connection.execute("COMMIT")
         finally:
+            self._ahead = None
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
+
+    def _look_ahead(self, connection: sqlite3.Connection, requests: Sequence[Request]) -> Ahead | None:
+        """Many steps read and write all at once. The write lock is held."""
+        keys = [request.key for request in requests if isinstance(request, Apply)]
+        return None if len(keys) < FEWEST else Ahead(connection, self._sql, self.path, keys)
 
     def _written_or_error(self, connection: sqlite3.Connection, request: Request) -> Answer:
         """One request; an error that is its own stays with it."""
@@ -352,11 +366,15 @@ class Session:
         if changes and after is None:
             self._delete(connection, self._sql.delete, (key,))
         elif changes and after is not None:
-            self._store(connection, self._sql.update if found else self._sql.insert, rows.encode(key, after))
+            self._store(connection, self._sql.update if found else self._sql.insert, key, after)
         return outcome
 
-    def _store(self, connection: sqlite3.Connection, statement: str, row: rows.Row) -> None:
+    def _store(self, connection: sqlite3.Connection, statement: str, key: str, record: Record) -> None:
         """Write a row."""
+        row = rows.encode(key, record)
+        if self._ahead is not None:
+            self._ahead.store(statement, key, row)
+            return
         try:
             connection.execute(statement, row)
         except OverflowError:
@@ -368,6 +386,8 @@ class Session:
 
     def _delete(self, connection: sqlite3.Connection, statement: str, parameters: tuple[object, ...]) -> int:
         """Delete rows and remember the highest of their fences; how many went."""
+        if self._ahead is not None:
+            self._ahead.forget()
         fences = [fence for (fence,) in connection.execute(statement, parameters).fetchall()]
         known = [fence for fence in fences if isinstance(fence, int) and fence < HIGHEST_FENCE]
         if known:
@@ -378,12 +398,3 @@ class Session:
 def _writes(request: Request) -> bool:
     """Whether it will change something almost certainly, so that to look first would be to look twice."""
     return isinstance(request, Apply) and not isinstance(request.event, Claim)
-
-
-def _identity(path: str) -> tuple[tuple[int, int] | None, int]:
-    """Which file has this path, if any, and its size. Never by opening it: to close it again drops SQLite's locks."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None, 0
-    return (status.st_dev, status.st_ino), status.st_size

@@ -8,6 +8,12 @@ SELECT m.version, m.fence, r.rowid,
 FROM "{table}_meta" AS m LEFT JOIN "{table}" AS r ON r.key = ?
 WHERE m.id = 1;
 
+-- name: read_many
+-- The records of many keys, those that there are.
+SELECT r.key, r.rowid,
+       r.state, r.token, r.fence, r.attempt, r.fingerprint, r.lease_until, r.expires_at, r.retry_at, r.result, r.checkpoint
+FROM "{table}" AS r WHERE r.key IN (?);
+
 -- name: insert
 -- A record for a key that has none.
 INSERT INTO "{table}"

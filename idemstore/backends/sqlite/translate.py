@@ -99,3 +99,12 @@ def misplaced(path: str) -> str | None:
     if os.path.exists(path) and not os.path.isfile(path):
         return f"{path} is there, but is not a file: give the path of a database file"
     return None
+
+
+def identity(path: str) -> tuple[tuple[int, int] | None, int]:
+    """Which file has this path, if any, and its size. Never by opening it: to close it again drops SQLite's locks."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None, 0
+    return (status.st_dev, status.st_ino), status.st_size

@@ -1,18 +1,22 @@
--- Many operations in one statement: one reply each, at its place; for one key in the order given. What is frequent goes
--- first, all at once, at a fraction of what the functions take item by item: claims of keys that nobody has, and completions
--- by the owner; each only where it is the first of its key in the batch, and exactly as its function would do it. All else is
--- left to the functions. Each of the three parts goes in ascending order of the locks, and what the first two lock nobody
--- waits for who does the same with the same keys; so two batches do not wait for each other in a circle.
+-- Many operations in one statement: one reply each, at its place. They are applied in ascending order of their locks (and
+-- for one key in the order given), so that two batches with the same keys never wait for each other in a circle.
+-- Where it is asked for, and only with keys that are all different: what is frequent goes first, all at once, at a fraction of
+-- what the functions take item by item: claims of keys that nobody has, and completions by the owner, each exactly as its
+-- function would do it; all else is left to the functions. Each of these three parts is in ascending order, not the whole;
+-- so whoever asks for it also bounds the time that a lock may be waited for.
+-- The settings keep to the one plan that is right at every size of the table, key by key through the index: a session
+-- keeps its plans, and may have made them when the table was empty.
 CREATE OR REPLACE FUNCTION {many}(
-    _whats text[], _keys text[], _tokens text[], _blobs bytea[], _ones bigint[], _twos bigint[], _flags boolean[]
+    _whats text[], _keys text[], _tokens text[], _blobs bytea[], _ones bigint[], _twos bigint[], _flags boolean[],
+    _at_once boolean
 ) RETURNS TABLE (place bigint, reply bytea) LANGUAGE plpgsql VOLATILE
-SET enable_hashjoin = off SET enable_mergejoin = off AS {body}
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS {body}
 #variable_conflict use_column
 DECLARE
     i record;
     _at bigint;
 BEGIN
-    IF EXISTS (
+    IF _at_once AND EXISTS (
         SELECT FROM unnest(_whats, _keys) AS u (what, key)
         WHERE u.what = 'claim' AND NOT EXISTS (SELECT FROM {table} t WHERE t.key = u.key)
     ) THEN
@@ -22,11 +26,8 @@ BEGIN
                 n.at + n.two + greatest(n.one - {lag}, 0)
             FROM (
                 SELECT s.*, {clock} AS at FROM (
-                    SELECT f.* FROM (
-                        SELECT DISTINCT ON (u.key COLLATE "C") u.* FROM unnest(_whats, _keys, _tokens, _blobs, _ones, _twos)
-                            WITH ORDINALITY AS u (what, key, token, blob, one, two, place)
-                        ORDER BY u.key COLLATE "C", u.place
-                    ) f
+                    SELECT f.* FROM unnest(_whats, _keys, _tokens, _blobs, _ones, _twos)
+                        AS f (what, key, token, blob, one, two)
                     WHERE f.what = 'claim' AND NOT EXISTS (SELECT FROM {table} t WHERE t.key = f.key)
                     ORDER BY {lock f.key}, f.key COLLATE "C"
                 ) s
@@ -45,18 +46,14 @@ BEGIN
         END LOOP;
     END IF;
 
-    IF 'complete' = ANY (_whats) THEN
+    IF _at_once AND 'complete' = ANY (_whats) THEN
         _at := {clock};
         FOR i IN
             UPDATE {table} t SET
                 state = 2, result = n.blob, checkpoint = NULL, lease_until = NULL,
                 expires_at = _at + n.one, due = {due _at + n.one}
             FROM (
-                SELECT f.* FROM (
-                    SELECT DISTINCT ON (u.key COLLATE "C") u.* FROM unnest(_whats, _keys, _tokens, _blobs, _ones)
-                        WITH ORDINALITY AS u (what, key, token, blob, one, place)
-                    ORDER BY u.key COLLATE "C", u.place
-                ) f
+                SELECT f.* FROM unnest(_whats, _keys, _tokens, _blobs, _ones) AS f (what, key, token, blob, one)
                 WHERE f.what = 'complete'
                 ORDER BY {lock f.key}, f.key COLLATE "C"
             ) n
