@@ -241,6 +241,13 @@ class Interruption(BaseException):
     """What a watchdog's signal handler raises."""
 
 
+def was_interrupted(error):
+    """Whether it came of one: where that hits ``Thread.start``, the lock in there is what Python complains of."""
+    while error is not None and not isinstance(error, Interruption):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
 def interrupted(url, hits, every="0.0002"):
     """Calls that a signal handler interrupts at any point, by raising: the store goes on."""
     store = idemstore.open(url)
@@ -261,8 +268,10 @@ def interrupted(url, hits, every="0.0002"):
                 run_through(store, f"key-{number}")
             finally:
                 armed = False
-        except Interruption:
+        except (Interruption, StoreUnavailable) as error:
             armed = False
+            if not was_interrupted(error):
+                raise
             left -= 1
     signal.setitimer(signal.ITIMER_REAL, 0)
     run_through(store, "after")
