@@ -39,7 +39,7 @@ def distinct(found: Iterable[tuple[object, object, object, object, tuple[object,
     return tuple(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # a signal handler may call in the middle
 _under_way: dict[str, "Future[tuple[str, ...]]"] = {}
 
 
@@ -75,7 +75,7 @@ def _look_up(host: str, found: "Future[tuple[str, ...]]") -> None:
 def _after_fork() -> None:
     """In a child process: the threads are the parent's."""
     global _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     _under_way.clear()
 
 

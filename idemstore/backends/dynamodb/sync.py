@@ -4,6 +4,7 @@ A client is made in a thread of its own, once, since looking for credentials may
 longer than for anything else. botocore signs, retries and parses; ``Sender`` sees to it that all of that ends in time.
 """
 
+import _thread
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -131,10 +132,8 @@ class Boto3Driver:
         with self._lock:
             if self._making is None:
                 making: Future[Link] = Future()
-                try:
-                    threading.Thread(
-                        target=_make, args=(making, self._settings), name="idemstore-dynamodb-connect", daemon=True
-                    ).start()
+                try:  # not by ``Thread.start``: it waits, and a signal handler that raises in there leaves half a start
+                    _thread.start_new_thread(_make, (making, self._settings))
                 except RuntimeError as error:  # no more threads, or the interpreter is on its way out
                     raise StoreUnavailable(f"no thread to connect in: {error}; repeating the call is safe") from error
                 self._making = making
