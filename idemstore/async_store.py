@@ -87,13 +87,12 @@ class AsyncStore(Face):
         return self._driver
 
     def _configure(self, options: Options) -> Self:
-        """As ``Store._configure``."""
-        self._cache = LocalCache(options.local_cache) if options.local_cache else None
+        """And how its calls travel."""
         if options.coalesce is not None and self._coalesce is not None:
             self._coalesce = self._coalesce._replace(default=options.coalesce)
         elif options.coalesce:
             raise UnknownOption(f"{self.name}: calls of this family do not coalesce: leave out 'coalesce'")
-        return self
+        return super()._configure(options)
 
     async def _ask(self, exchange: Ask[T], key: str | None = None, timeout: float | None = None) -> T:
         """As ``Store._ask``."""
@@ -297,7 +296,7 @@ class AsyncStore(Face):
             join=self._join,
             coalesce=self._coalesce,
         )
-        store._cache = None if self._cache is None else LocalCache(self._cache.entries)
+        store._cache = self._empty_cache()
         return store
 
     async def close(self) -> None:

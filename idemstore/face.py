@@ -8,7 +8,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Final, NamedTuple, TypeVar, cast
+from typing import Final, NamedTuple, Self, TypeVar, cast
 
 from idemstore import checks
 from idemstore.cache import LocalCache
@@ -18,6 +18,7 @@ from idemstore.exchange import Dialect, Exchange, Joined, Limits
 from idemstore.keys import KeyLike, encode_key
 from idemstore.machine import Claim, Complete, Fail, Release, Renew
 from idemstore.outcomes import ClaimOutcome, SettleOutcome
+from idemstore.url import Options
 
 Q = TypeVar("Q")
 R = TypeVar("R")
@@ -125,8 +126,16 @@ class Face:
 
     def _forget_cached(self) -> None:
         """Begin with an empty cache: another thread may have been at work on this one when the process was forked."""
-        if self._cache is not None:
-            self._cache = LocalCache(self._cache.entries)
+        self._cache = self._empty_cache()
+
+    def _empty_cache(self) -> LocalCache | None:
+        """A cache like this store's, where it has one."""
+        return None if self._cache is None else LocalCache(self._cache.entries)
+
+    def _configure(self, options: Options) -> Self:
+        """Set what every URL may ask for, before the first use."""
+        self._cache = LocalCache(options.local_cache) if options.local_cache else None
+        return self
 
     def _live(self) -> object:
         """The driver."""

@@ -206,8 +206,7 @@ def _start(before: Record | None, event: Claim, now: int, attempt: int = 1) -> t
             checkpoint = before.checkpoint
             fingerprint = fingerprint if before.fingerprint is None else before.fingerprint
     lease_until = now + event.lease
-    token, retention = event.token, event.retention
-    expires_at = None if retention is None else lease_until + retention
+    token, expires_at = event.token, _after(lease_until, event.retention)
     record = _record((_IN_FLIGHT, token, fence, attempt, fingerprint, lease_until, expires_at, None, None, checkpoint))
     return record, Claimed(token, fence, attempt, checkpoint)
 
@@ -251,10 +250,9 @@ def _replay_failure(record: Record | None, event: Claim, now: int) -> tuple[Reco
 
 def _complete(record: Record | None, event: Complete, now: int) -> tuple[Record | None, SettleOutcome]:
     """Store the result. The checkpoint has served."""
-    assert record is not None, "only a record has an owner"
-    expires_at = None if event.retention is None else now + event.retention
-    head = _COMPLETED, record.token, record.fence, record.attempt, record.fingerprint
-    return _record((*head, None, expires_at, None, event.result, None)), DONE
+    found, expires_at = _known(record), _after(now, event.retention)
+    identity = found.token, found.fence, found.attempt, found.fingerprint
+    return _record((_COMPLETED, *identity, None, expires_at, None, event.result, None)), DONE
 
 
 def _completed_again(record: Record | None, event: Complete, now: int) -> tuple[Record | None, SettleOutcome]:

@@ -30,7 +30,6 @@ from idemstore.face import (
 )
 from idemstore.keys import KeyLike, encode_key, redact
 from idemstore.outcomes import ClaimOutcome, SettleOutcome
-from idemstore.url import Options
 
 Q = TypeVar("Q")
 R = TypeVar("R")
@@ -81,11 +80,6 @@ class Store(Face):
                 driver = self._connect()
                 self._driver = self._driver or driver  # a signal handler may have been faster
             return self._driver
-
-    def _configure(self, options: Options) -> Self:
-        """Set what every URL may ask for, before the first use."""
-        self._cache = LocalCache(options.local_cache) if options.local_cache else None
-        return self
 
     def _ask(self, exchange: Ask[T], key: str | None = None, timeout: float | None = None) -> T:
         """Carry an exchange, and those that must follow it, within one deadline."""
@@ -297,7 +291,7 @@ class Store(Face):
         """A second store like this one whose driver is ``wrap(driver)``: for counting, tracing and fault injection."""
         connect = self._connect
         store = Store(self._dialect, lambda: wrap(connect()), timeout=self.timeout, name=self.name, join=self._join)
-        store._cache = None if self._cache is None else LocalCache(self._cache.entries)
+        store._cache = self._empty_cache()
         return store
 
     def close(self) -> None:

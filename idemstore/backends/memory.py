@@ -251,7 +251,6 @@ _forking: list[Engine] = []
 Request = tuple[str, Event] | Callable[[Engine], object]
 """A step of the machine, by far the most frequent; or anything else that an engine does."""
 
-
 _exchange: Final = partial(tuple.__new__, Exchange)
 """An exchange from a tuple of its fields: as in ``machine``, half the time."""
 
@@ -364,9 +363,7 @@ class MemoryDriver:
 
     def execute(self, request: Request, timeout: float) -> object:
         """Call the engine."""
-        if isinstance(request, tuple):
-            return self.engine.apply(request[0], request[1])
-        return request(self.engine)
+        return self.engine.carry(request)
 
     def execute_many(self, requests: Sequence[Request], timeout: float) -> Sequence[object | IdemstoreError]:
         """Call the engine for each."""
