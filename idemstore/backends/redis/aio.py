@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from redis.exceptions import AskError, MovedError, NoScriptError, ResponseError
 
+from idemstore.async_deadlines import Deadlines
 from idemstore.backends.redis.aio_listener import AsyncListener, AsyncRedisWatch
 from idemstore.backends.redis.aio_nodes import AsyncCluster, AsyncNodes, AsyncSingle
 from idemstore.backends.redis.aio_pool import AsyncLine, AsyncPool, ask
@@ -44,12 +45,13 @@ class AsyncRedisDriver:
         self._nodes: AsyncNodes = AsyncCluster(target) if target.topology is Topology.CLUSTER else AsyncSingle(target)
         self._prefix = target.options.prefix.encode()
         self._listener = AsyncListener(self._separate) if target.options.notify else None
+        self._deadlines = Deadlines()
 
     async def execute(self, request: Request, timeout: float) -> Reply:
         """Carry one request, again where its reply was lost or the server asks for it, until the deadline."""
         call = _Call(timeout, self._target)
         try:
-            async with asyncio.timeout(timeout):
+            with self._deadlines.bound(call.deadline):
                 while True:
                     try:
                         pool = await self._nodes.pool(request.key, call.deadline)
@@ -70,7 +72,7 @@ class AsyncRedisDriver:
             if asking:
                 await ask(line, b"ASKING")
             await line.send_packed_command(request.chunks, False)
-            reply = await line.read_response()
+            reply = await line.read_reply()
             if self._replicas and wrote(reply):
                 await self._confirm(pool, line, call)
         except Failed:
@@ -146,7 +148,7 @@ class AsyncRedisDriver:
         """Carry many: one pipeline for each server, all at once. What may be tried again travels together once more."""
         call, batch = _Call(timeout, self._target), Batch(requests)
         try:
-            async with asyncio.timeout(timeout):
+            with self._deadlines.bound(call.deadline):
                 while True:
                     groups = await self._by_pool(batch, call)
                     trips = [self._pipeline(pool, part, batch, call) for pool, part in groups.items()]
@@ -238,3 +240,4 @@ class AsyncRedisDriver:
         if self._listener is not None:
             await self._listener.close()
         await self._nodes.close()
+        self._deadlines.close()

@@ -1,7 +1,7 @@
 """Connections of redis-py, asyncio, and a pool of them for one server.
 
-Connections have no time-outs of their own here: the driver bounds the whole call with one ``asyncio.timeout``, which
-cancels whatever the call is waiting for. A connection that was cancelled between a command and its reply is closed,
+Connections have no time-outs of their own here: the driver bounds the whole call (``async_deadlines``), which cancels
+whatever the call is waiting for. A connection that was cancelled between a command and its reply is closed,
 always.
 """
 
@@ -39,6 +39,10 @@ class AsyncLine(Protocol):
     async def read_response(self) -> Reply:
         """Read one reply; raise it where it is an error."""
 
+    async def read_reply(self) -> Reply:
+        """The same, in less time."""
+        ...
+
     async def read_replies(self, count: int) -> list[Reply | ResponseError]:
         """Read the replies of a pipeline; those that are errors are given, not raised."""
         ...
@@ -70,6 +74,13 @@ class _Prompt:
     _reader: asyncio.StreamReader | None
     _writer: asyncio.StreamWriter | None
     _parser: "_Parser"
+
+    async def read_reply(self) -> Reply:
+        """As ``read_replies``, of which there is one."""
+        (reply,) = await self.read_replies(1)
+        if isinstance(reply, ResponseError):
+            raise reply
+        return reply
 
     async def read_replies(self, count: int) -> list[Reply | ResponseError]:
         """Straight from the stream: between two commands redis-py's parser holds nothing back."""
