@@ -90,8 +90,8 @@ class Coalescer:
         self._wire: set[Hashable] = set()
         """The keys of everything that is on the wire."""
         self._sent: dict[asyncio.Task[Any], Sequence[Call]] = {}
-        self._straight = self._batches = self._flying = 0
-        """On the wire: calls by themselves, batches, and the calls in both."""
+        self._straight = self._batches = self._aboard = 0
+        """On the wire: calls by themselves, batches, and the calls in those."""
         self._leaving = False
         """Whether the next turn of the loop sees to the queue."""
         self._impatience: asyncio.TimerHandle | None = None
@@ -108,13 +108,11 @@ class Coalescer:
         if self._batches or self._leaving or self._queue or self._straight >= self._how.straight or key in self._wire:
             return await self._enqueue(request, key, timeout)
         self._straight += 1
-        self._flying += 1
         self._wire.add(key)
         try:
             return await self.driver.execute(request, timeout)
         finally:
             self._straight -= 1
-            self._flying -= 1
             self._wire.discard(key)
             if self._waiting:
                 self._release((key,))
@@ -183,7 +181,8 @@ class Coalescer:
         flights = self._flights()
         if not queued or flights >= self._how.width:
             return bool(queued) and not flights
-        return not flights or queued * (self._how.width + 1) >= self._flying + queued
+        flying = self._straight + self._aboard
+        return not flights or queued * (self._how.width + 1) >= flying + queued
 
     def _flights(self) -> int:
         """Batches on the wire; all calls that travel by themselves count as one."""
@@ -245,7 +244,7 @@ class Coalescer:
         if not calls:
             return False
         self._batches += 1
-        self._flying += len(calls)
+        self._aboard += len(calls)
         left = self._left(max([call.deadline for call in calls]))
         self._start(self._carry([call.request for call in calls], left), calls, self._landed)
         return True
@@ -265,7 +264,7 @@ class Coalescer:
         """Hand out the replies; what is to travel alone goes out again."""
         calls = self._sent.pop(task)
         self._batches -= 1
-        self._flying -= len(calls)
+        self._aboard -= len(calls)
         self._wire.difference_update([call.key for call in calls])
         lonely = self._settle(calls, _replies(task, len(calls)))
         if lonely:

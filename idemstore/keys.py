@@ -35,10 +35,10 @@ def encode_key(key: KeyLike, max_bytes: int) -> str:
     Parts are joined by ``:``; a ``:`` or ``%`` inside a part is percent-escaped, so different parts never give the same
     stored key and a plain key is stored as it is. Nothing is normalised: keys are equal when their bytes are.
     """
-    if type(key) is str and key.isascii() and key.isprintable() and ":" not in key and "%" not in key and key:
-        if len(key) <= max_bytes:
-            return key  # most keys, in a fraction of the time
-        stored = key
+    if type(key) is str and key.isascii() and key.isprintable() and "%" not in key and key:
+        stored = key.replace(":", "%3A")
+        if len(stored) <= max_bytes:
+            return stored  # most keys, in a fraction of the time
     elif isinstance(key, StoredKey):
         stored = str(key)
     elif isinstance(key, str):

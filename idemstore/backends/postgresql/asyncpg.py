@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Final, Protocol, cast
 from urllib.parse import urlencode
 
@@ -68,7 +69,7 @@ def refusal(error: Exception) -> Refusal:
 
 def cells(rows: Sequence[Iterable[bytes | None]]) -> list[bytes | None]:
     """The cells, row after row."""
-    return [cell for row in rows for cell in row]
+    return list(chain.from_iterable(rows))
 
 
 class AsyncpgLine:

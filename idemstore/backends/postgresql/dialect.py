@@ -7,13 +7,14 @@ is, so that the error can say what to do.
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Final, NamedTuple, TypedDict, TypeVar, cast
 
 from idemstore.backends.postgresql import frames, refusals
 from idemstore.backends.postgresql.refusals import FOREIGN, MISSING, NEWER, Refusal
 from idemstore.backends.postgresql.schema import FUNCTIONS, VERSION, Schema, Statement
 from idemstore.errors import AccessDenied, IdemstoreError, SchemaError, StoreUnavailable
-from idemstore.exchange import Exchange, Limits, Snapshot
+from idemstore.exchange import Exchange, Limits, Snapshot, make_exchange
 from idemstore.machine import Claim, Complete, Fail, Release, Renew
 from idemstore.outcomes import ClaimOutcome, SettleOutcome
 
@@ -34,6 +35,8 @@ class Call(NamedTuple):
     statement: Statement
     args: tuple[Arg, ...] = ()
 
+
+_call: Final = partial(tuple.__new__, Call)
 
 Ask = Exchange[Call, Reply, T]
 
@@ -60,9 +63,9 @@ class PostgresqlDialect:
     def claim(self, key: str, event: Claim) -> Ask[ClaimOutcome]:
         """One call."""
         fingerprint, token, lease, retention, takeover = event
-        return Exchange(
-            Call(self._schema.claim, (key, token, fingerprint, lease, retention, takeover)),
-            lambda reply: self._refused(reply) if isinstance(reply, Refusal) else frames.claim(_first(reply), token),
+        call = _call((self._schema.claim, (key, token, fingerprint, lease, retention, takeover)))
+        return make_exchange(
+            (call, lambda reply: frames.claim(_first(reply), token) if type(reply) is list else self._refused(reply))
         )
 
     def complete(self, key: str, event: Complete) -> Ask[SettleOutcome]:
@@ -120,9 +123,8 @@ class PostgresqlDialect:
 
     def _exchange(self, statement: Statement, args: tuple[Arg, ...], parse: Callable[[Cells], T | Ask[T]]) -> Ask[T]:
         """A call, and how its reply reads where it is not a refusal."""
-        return Exchange(
-            Call(statement, args),
-            lambda reply: self._refused(reply) if isinstance(reply, Refusal) else parse(reply),
+        return make_exchange(
+            (_call((statement, args)), lambda reply: parse(reply) if type(reply) is list else self._refused(reply))
         )
 
     def _refused(self, refusal: Refusal) -> Ask[T]:

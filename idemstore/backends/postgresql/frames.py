@@ -38,6 +38,8 @@ CORRUPT: Final = (
 
 def claim(frame: bytes, token: str) -> ClaimOutcome:
     """What a claim was answered."""
+    if frame[:1] == b"R":
+        return Completed(frame[1:])
     try:
         return _claim(frame, token)
     except (error, UnicodeDecodeError) as problem:
@@ -45,10 +47,8 @@ def claim(frame: bytes, token: str) -> ClaimOutcome:
 
 
 def _claim(frame: bytes, token: str) -> ClaimOutcome:
-    """By its letter."""
+    """By its letter, other than that of a replay."""
     match frame[:1]:
-        case b"R":
-            return Completed(frame[1:])
         case b"C":
             fence, attempt = _CLAIM.unpack_from(frame)
             return Claimed(token, fence, attempt, _checkpoint(frame[_CLAIM.size :]))

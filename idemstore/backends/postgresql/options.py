@@ -115,7 +115,7 @@ def read_target(url: StoreUrl) -> tuple[Target, Schema]:
         options=options,
         name=str(url),
     )
-    return target, Schema(options.schema, options.table, notify=options.notify)
+    return target, Schema(options.schema, options.table, notify=options.notify, prepared=not options.pgbouncer)
 
 
 def _one_of(name: str, value: str | None, known: tuple[str, ...]) -> None:

@@ -279,7 +279,7 @@ class AsyncPool(_Places[L]):
         line.used = time.monotonic()
         if self._closed:
             self.drop(line)
-        elif not self._grant(line):
+        elif not (self._waiters and self._grant(line)):
             self._idle.append(line)
 
     def _grant(self, line: L | None) -> bool:

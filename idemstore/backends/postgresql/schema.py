@@ -72,16 +72,16 @@ class Statement(NamedTuple):
 class Schema:
     """One table and its functions, in one schema of the database."""
 
-    def __init__(self, schema: str, table: str, *, notify: bool = False) -> None:
+    def __init__(self, schema: str, table: str, *, notify: bool = False, prepared: bool = True) -> None:
         """Names of any characters but NUL; they are quoted wherever they are said. ``notify``: whether those who listen
-        are told what ends a wait.
+        are told what ends a wait. ``prepared``: whether connections keep the plans of statements.
         """
         _check("schema", schema, MAX_NAME)
         _check("table", table, MAX_TABLE)
         self.schema, self.table = schema, table
         self.qualified = f"{identifier(schema)}.{identifier(table)}"
         self._notify = notify
-        self.claim = self._call("claim", "ttbiif")
+        self.claim = self._claim("ttbiif") if prepared else self._call("claim", "ttbiif")
         self.complete = self._told("complete", "ttbi")
         self.fail = self._told("fail", "ttbii")
         self.renew = self._call("renew", "ttib")
@@ -97,7 +97,8 @@ class Schema:
     @cached_property
     def migrate(self) -> Statement:
         """Creates what is missing: one statement, so all or nothing even through a pooler."""
-        functions = ";\n".join(self._text(name) for name in FUNCTIONS)
+        known = self._known("_token", "_fingerprint")
+        functions = ";\n".join(self._text(name, known=known) for name in FUNCTIONS)
         text = self._text("migrate", create_table=self._text("table"), create_functions=f"{functions};")
         return Statement("migrate", text, slow=True)
 
@@ -125,6 +126,14 @@ class Schema:
     def _plain(self, name: str) -> str:
         """A function's name as the catalog has it."""
         return f"{self.table}_{name}_v{VERSION}"
+
+    def _claim(self, types: str) -> Statement:
+        """A look, and the call of the function only where that is needed. To plan it takes longer than to call."""
+        return Statement("claim", self._text("ask", known=self._known("$2", "$3")), types)
+
+    def _known(self, token: str, fingerprint: str) -> str:
+        """What a look at a record tells whoever claims it, as an expression."""
+        return self._text("known", token=token, fingerprint=fingerprint)
 
     def _call(self, name: str, types: str) -> Statement:
         """The call of a function that answers one value."""

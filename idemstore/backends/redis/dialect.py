@@ -13,7 +13,7 @@ from idemstore.backends.redis import script
 from idemstore.backends.redis.resp import Chunks, pack
 from idemstore.backends.redis.script import Script
 from idemstore.errors import CorruptRecord, StoreMisbehaved
-from idemstore.exchange import Exchange, Limits, Snapshot
+from idemstore.exchange import Exchange, Limits, Snapshot, make_exchange
 from idemstore.machine import MICROSECONDS, Claim, Complete, Fail, Record, Release, Renew, State
 from idemstore.outcomes import (
     DONE,
@@ -51,6 +51,9 @@ class Request(NamedTuple):
     key: bytes
 
 
+_request: Final = partial(tuple.__new__, Request)
+
+
 def key_of(request: Request) -> bytes:
     """The record that a request is about."""
     return request.key
@@ -84,7 +87,7 @@ class RedisDialect:
     def _call(self, use: Script, key: str, arguments: tuple[bytes, ...], read: Callable[[Reply], T]) -> Ask[T]:
         """By digest first; by source where that is needed."""
         name = self.prefix + key.encode()
-        return Exchange(Request(use.call(name, *arguments), name), partial(_read, use, name, arguments, read))
+        return make_exchange((_request((use.call(name, *arguments), name)), partial(_read, use, name, arguments, read)))
 
     def claim(self, key: str, event: Claim) -> Ask[ClaimOutcome]:
         """``scripts/claim.lua``."""

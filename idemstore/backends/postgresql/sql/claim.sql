@@ -1,34 +1,31 @@
--- machine.step for a claim. It reads first: a replay or a busy answer takes no lock and writes nothing, and these two, by
--- far the most frequent answers about a record that is there, are given by the first statement alone (to look at fields in
--- PL/pgSQL takes longer than all of it). For the others the record is read into a row. An absent key is inserted; whoever
+-- machine.step for a claim. It reads first: a replay or a busy answer takes no lock and writes nothing, and these two are
+-- given by one statement (see known.sql). For the others the record is read into a row. An absent key is inserted; whoever
 -- loses that race reads again. Only where a takeover is due is the key locked (an advisory lock has by far the shortest
 -- queue), read again under the lock, and replaced if it is still what was read.
+-- Whoever has looked already (ask.sql) says whether there was a record; NULL: nobody has.
 -- The clock is read before the record, and again after every wait. Replies are frames, see frames.py.
 -- A fence must be greater than those of the key's deleted lives, too. While an insert is on its way (it waits for a row that
 -- is being deleted, or the server is busy elsewhere) another claim may be granted and released. No such life is shorter
 -- than an instant, and once the row is in there can be none; so an insert that took longer is given the clock behind it.
 CREATE OR REPLACE FUNCTION {claim}(
-    _key text, _token text, _fingerprint bytea, _lease bigint, _keep bigint, _takeover boolean
+    _key text, _token text, _fingerprint bytea, _lease bigint, _keep bigint, _takeover boolean,
+    _there boolean DEFAULT NULL
 ) RETURNS bytea LANGUAGE plpgsql VOLATILE AS {body}
 DECLARE
     r {table}%ROWTYPE;
     _at bigint;
     _late bigint;
     _again boolean;
-    _there boolean;
     _locked boolean := false;
     _reply bytea;
 BEGIN
-    _at := {clock};
-    SELECT CASE
-        WHEN ({sound t.}) IS NOT TRUE OR t.expires_at <= _at OR _fingerprint <> t.fingerprint THEN NULL
-        WHEN t.state = 2 THEN 'R'::bytea || t.result
-        WHEN t.state = 1 AND t.token <> _token AND t.lease_until > _at THEN 'B'::bytea || int8send(t.lease_until - _at)
-    END INTO _reply FROM {table} t WHERE t.key = _key;
-    IF _reply IS NOT NULL THEN
-        RETURN _reply;
+    IF _there IS NULL THEN
+        SELECT {known} INTO _reply FROM {table} t WHERE t.key = _key;
+        IF _reply IS NOT NULL THEN
+            RETURN _reply;
+        END IF;
+        _there := FOUND;
     END IF;
-    _there := FOUND;
     FOR _turn IN 1..100 LOOP
         IF _there THEN
             _at := {clock};
