@@ -28,7 +28,7 @@ from idemstore.http.asgi_run import Running, start
 from idemstore.http.asgi_types import AsgiApp, Incoming, Receive, Scope, Send, read_request, send_response
 from idemstore.http.core import OPERATION, Ask, HttpCore, log
 from idemstore.http.facts import Request, Response
-from idemstore.http.plans import Answer, Keyed, Pass, Replay, Run
+from idemstore.http.plans import Answer, Keyed, Replay, Run
 from idemstore.http.policy import HttpPolicy
 from idemstore.keys import redact
 from idemstore.outcomes import Claimed, ClaimOutcome
@@ -56,22 +56,16 @@ class IdempotencyMiddleware:
                     break
             else:
                 return await self.app(scope, receive, send)
-        return await self._planned(scope, receive, send)
-
-    async def _planned(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """A request that the policy may be for."""
         request = read_request(scope)
         try:
             plan = self.policy.plan(request)
         except IdemstoreError as error:
-            return await send_response(send, self.core.trouble(error, request), request.method)
-        match plan:
-            case Pass():
-                return await self.app(scope, receive, send)
-            case Answer(response):
-                return await send_response(send, response, request.method)
-            case Keyed():
-                return await self._keyed(plan, scope, Incoming(receive), send)
+            plan = Answer(self.core.trouble(error, request))
+        if isinstance(plan, Keyed):
+            return await self._keyed(plan, scope, Incoming(receive), send)
+        if isinstance(plan, Answer):
+            return await send_response(send, plan.response, request.method)
+        return await self.app(scope, receive, send)
 
     async def _keyed(self, keyed: Keyed, scope: Scope, incoming: Incoming, send: Send) -> None:
         """A request with a key."""
@@ -159,10 +153,9 @@ class IdempotencyMiddleware:
         task = start(running.main(self.app, inner))
         if running.ended:  # it did not have to wait for anything
             return running.result()
-        running.task = task
         self.tasks.add(task)  # until it has ended: the loop itself holds it weakly
         try:
-            await running.end()
+            await running.end(task)
         except asyncio.CancelledError:
             running.detach()
             raise

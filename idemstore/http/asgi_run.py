@@ -4,7 +4,7 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Iterable, Sequence
 from typing import Final, Protocol
 
 from idemstore.async_guard import AsyncOperation
@@ -12,10 +12,10 @@ from idemstore.async_insist import async_insist, outlast
 from idemstore.async_keepalive import AsyncKeepalive
 from idemstore.async_store import AsyncStore
 from idemstore.errors import IdemstoreError, StoreUnavailable
-from idemstore.http.asgi_types import AsgiApp, Incoming, Message, Scope, Send, send_response
+from idemstore.http.asgi_types import AsgiApp, Incoming, Message, Scope, Send, response_headers, send_response
 from idemstore.http.choices import Fate
 from idemstore.http.core import Ask, HttpCore, log
-from idemstore.http.facts import Headers, read_length
+from idemstore.http.facts import Headers, read_length, values
 from idemstore.http.plans import Settlement
 from idemstore.http.policy import HttpPolicy
 from idemstore.keys import redact
@@ -24,6 +24,10 @@ from idemstore.policy import LeaseLoss
 from idemstore.running import current
 
 GONE: Final[Message] = {"type": "http.disconnect"}
+NAME: Final = "idemstore-request"
+"""Of the tasks. A name that all share is made once."""
+NOT_READ: Final = -1
+"""In place of a declared length: the headers have not been looked at. Nobody needs it of a response in one part."""
 
 
 def start(work: Coroutine[object, object, None]) -> "asyncio.Task[None]":
@@ -32,8 +36,18 @@ def start(work: Coroutine[object, object, None]) -> "asyncio.Task[None]":
     if loop.get_task_factory() is not None:
         return loop.create_task(work)
     if sys.version_info >= (3, 12):
-        return asyncio.Task(work, loop=loop, eager_start=True)
-    return asyncio.Task(work, loop=loop)  # as ``create_task`` does, without its checks
+        return asyncio.Task(work, loop=loop, name=NAME, eager_start=True)
+    return asyncio.Task(work, loop=loop, name=NAME)  # as ``create_task`` does, without its checks
+
+
+async def nothing() -> None:
+    """What is awaited where there is nothing to do."""
+
+
+def declared_length(headers: Headers) -> int | None:
+    """The length that a response says it has."""
+    declared = values(headers, "content-length")
+    return read_length(declared[-1]) if declared else None
 
 
 class Home(Protocol):
@@ -55,11 +69,11 @@ class Running:
         "_declared",
         "_error",
         "_gone",
-        "_headers",
         "_home",
         "_incoming",
         "_muted",
         "_over",
+        "_pairs",
         "_parts",
         "_send",
         "_settled",
@@ -67,23 +81,23 @@ class Running:
         "_start",
         "_started",
         "_status",
+        "_task",
         "ended",
         "operation",
-        "task",
     )
 
     def __init__(self, home: Home, ask: Ask, claimed: Claimed, incoming: Incoming, send: Send) -> None:
         self._home, self._ask, self._incoming, self._send = home, ask, incoming, send
         self.operation = AsyncOperation(home.core.home, home.store, ask.guarded.key, ask.stored, claimed)
         self.operation.live = True
-        self.task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
         self.ended = False
         self._error: BaseException | None = None
         self._over: asyncio.Future[None] | None = None
         self._start: Message | None = None
         self._status = 0
-        self._headers: Headers = ()
-        self._declared: int | None = None
+        self._pairs: Iterable[tuple[bytes, bytes]] = ()
+        self._declared: int | None = NOT_READ
         self._parts: list[bytes] | None = []
         self._size = 0
         self._started = self._settled = self._muted = self._gone = False
@@ -96,11 +110,28 @@ class Running:
         self._gone = True
 
     async def main(self, app: AsgiApp, scope: Scope) -> None:
-        """The task of a request. What the server waits for is ``end()``: it hears of the end from here, a step of the
-        loop before the task itself has ended, and its cancellation does not reach the task.
+        """The task of a request: run the application to its end; record what it answers, or that it failed.
+
+        What the server waits for is ``end()``: it hears of the end from here, a step of the loop before the task itself
+        has ended, and its cancellation does not reach the task.
         """
+        current.set(self.operation)  # this task's context ends with it
+        if self._home.policy.lease_loss is LeaseLoss.CANCEL:
+            self.operation.cancel_on_loss()
         try:
-            await self._run(app, scope)
+            try:
+                await app(scope, self.receive, self.send)
+                if not self._settled:
+                    await self._failed()  # it ended without an answer; the server says 500
+            except asyncio.CancelledError as error:
+                if not await self._stopped(error):
+                    raise
+            except Exception:
+                await self._failed()
+                raise
+            finally:
+                if self.operation.live:
+                    self._quiet()
         except asyncio.CancelledError as error:
             self._ends(error)
             raise
@@ -115,16 +146,16 @@ class Running:
         if error is not None:
             raise error
 
-    def end(self) -> "asyncio.Future[None]":
+    def end(self, task: "asyncio.Task[None]") -> "asyncio.Future[None]":
         """For the server to wait for."""
-        self._over = asyncio.get_running_loop().create_future()
+        self._task, self._over = task, task.get_loop().create_future()
         return self._over
 
     def _ends(self, error: BaseException | None) -> None:
         """Say that the application has ended."""
         self.ended, over = True, self._over
-        if self.task is not None:
-            self._home.tasks.discard(self.task)
+        if self._task is not None:
+            self._home.tasks.discard(self._task)
         if over is None:
             self._error = error
         elif isinstance(error, asyncio.CancelledError):
@@ -137,29 +168,9 @@ class Running:
         else:
             log.error("%s failed, and its client is gone", redact(self._ask.stored), exc_info=error)
 
-    async def _run(self, app: AsgiApp, scope: Scope) -> None:
-        """Run the application to its end; record what it answers, or that it failed."""
-        current.set(self.operation)  # this task's context ends with it
-        if self._home.policy.lease_loss is LeaseLoss.CANCEL:
-            self.operation.cancel_on_loss()
-        try:
-            await app(scope, self.receive, self.send)
-            if not self._settled:
-                await self._failed()  # it ended without an answer; the server says 500
-        except asyncio.CancelledError as error:
-            if not await self._stopped(error):
-                raise
-        except Exception:
-            await self._failed()
-            raise
-        finally:
-            self._quiet()
-
     def _quiet(self) -> None:
         """The operation has ended: no heartbeat, no checkpoints."""
         operation = self.operation
-        if not operation.live:
-            return
         operation.live = False
         if operation.beat is not None:
             self._home.heartbeat.drop(operation.beat)
@@ -197,41 +208,34 @@ class Running:
 
     # -- the response ------------------------------------------------------------------------------------------------
 
-    async def send(self, message: Message) -> None:
+    def send(self, message: Message) -> Awaitable[None]:
         """A part of the response. It goes on as it comes, the last one once the record is completed."""
-        if self._muted:
-            return
         kind = message["type"]
         if kind == "http.response.body":
-            await self._part(message)
-        elif kind == "http.response.start":
-            self._begin(message)
-        else:
-            await self._forward(message)
+            return self._part(message)
+        if kind == "http.response.start":
+            return self._begin(message)
+        return nothing() if self._muted else self._forward(message)
 
-    def _begin(self, message: Message) -> None:
+    async def _begin(self, message: Message) -> None:
         """Status and headers; held back until there is a part of the body."""
-        self._start, self._status = message, message["status"]
-        headers = self._headers = tuple(
-            [(str(name, "latin-1").lower(), str(value, "latin-1")) for name, value in message.get("headers", ())]
-        )
-        for name, value in headers:
-            if name == "content-length":
-                self._declared = read_length(value)
+        if not self._muted:
+            self._start, self._status, self._pairs = message, message["status"], message.get("headers", ())
 
     async def _part(self, message: Message) -> None:
         """A part of the body."""
+        if self._muted:
+            return
         body = message.get("body", b"")
         self._size += len(body)
         if self._size > self._home.core.keeps:
             self._parts = None
-        elif self._parts is not None and body:
+        elif body and self._parts is not None:
             self._parts.append(body)
         more = message.get("more_body", False)
-        last = not more or (self._declared is not None and self._size >= self._declared)
-        given_up = self._gone and more and self._size > self._home.core.keeps
-        if (last or given_up) and not self._settled:
-            owned = await self._settle(self._status, self._headers, self._parts)
+        given_up = more and self._gone and self._size > self._home.core.keeps
+        if not self._settled and (not more or given_up or self._whole()):
+            owned = await self._settle(self._status, response_headers(self._pairs), self._parts)
             if not owned:
                 await self._lose()
                 return
@@ -245,6 +249,12 @@ class Running:
                 self._left(error)
         if given_up:
             raise OSError("the client went away, and the response is larger than what is kept of it")
+
+    def _whole(self) -> bool:
+        """Whether the declared length is there. Many an application sends an empty last part after that."""
+        if self._declared == NOT_READ:
+            self._declared = declared_length(response_headers(self._pairs))
+        return self._declared is not None and self._size >= self._declared
 
     async def _forward(self, message: Message) -> None:
         """To the client, if it is there."""
