@@ -13,7 +13,7 @@ from idemstore.async_keepalive import AsyncKeepalive
 from idemstore.async_store import AsyncStore
 from idemstore.errors import IdemstoreError, StoreUnavailable
 from idemstore.http.asgi_types import AsgiApp, Incoming, Message, Scope, Send, response_headers, send_response
-from idemstore.http.choices import Fate
+from idemstore.http.choices import COMPLETE, RELEASE
 from idemstore.http.core import Ask, HttpCore, log
 from idemstore.http.facts import Headers, read_length, values
 from idemstore.http.plans import Settlement
@@ -24,6 +24,7 @@ from idemstore.policy import LeaseLoss
 from idemstore.running import current
 
 GONE: Final[Message] = {"type": "http.disconnect"}
+CANCEL: Final = LeaseLoss.CANCEL
 NAME: Final = "idemstore-request"
 """Of the tasks. A name that all share is made once."""
 NOT_READ: Final = -1
@@ -116,7 +117,7 @@ class Running:
         has ended, and its cancellation does not reach the task.
         """
         current.set(self.operation)  # this task's context ends with it
-        if self._home.policy.lease_loss is LeaseLoss.CANCEL:
+        if self._home.policy.lease_loss is CANCEL:
             self.operation.cancel_on_loss()
         try:
             try:
@@ -277,7 +278,7 @@ class Running:
         self._settled = True
         home, ask, beat = self._home, self._ask, self.operation.beat
         if self._incoming.cut:  # what it answers to half a request is nothing to keep
-            settlement = Settlement(Fate.RELEASE, b"", None)
+            settlement = Settlement(RELEASE, b"", None)
         else:
             settlement = home.policy.settle(status, headers, parts, ask.guarded, home.core.limit)
         now = time.monotonic()
@@ -295,7 +296,7 @@ class Running:
         except IdemstoreError as error:
             home.core.unrecorded(ask, error)
             return True
-        if isinstance(answer, LeaseLost) and settlement.fate is not Fate.RELEASE:
+        if isinstance(answer, LeaseLost) and settlement.fate is not RELEASE:
             home.core.lost(ask)
             return False
         return True
@@ -303,11 +304,11 @@ class Running:
     def _tell(self, settlement: Settlement) -> Awaitable[SettleOutcome]:
         """One call of the store; it may be repeated."""
         store, ask, (fate, result, retention) = self._home.store, self._ask, settlement
-        if fate is Fate.COMPLETE:
+        if fate is COMPLETE:
             return store.complete(ask.stored, ask.token, result, retention=retention)
-        if fate is Fate.FAIL:
-            return store.fail(ask.stored, ask.token, result, retention=retention)
-        return store.release(ask.stored, ask.token)
+        if fate is RELEASE:
+            return store.release(ask.stored, ask.token)
+        return store.fail(ask.stored, ask.token, result, retention=retention)
 
     async def _lose(self) -> None:
         """Somebody else owns the key: its answer counts, so this one must not look like a success."""

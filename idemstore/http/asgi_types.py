@@ -17,14 +17,14 @@ BODILESS: Final = frozenset({204, 304})
 
 def read_request(scope: Scope) -> Request:
     """The facts of a scope; its header names are in lower case (ASGI says so)."""
-    headers = tuple([(str(name, "latin-1"), str(value, "latin-1")) for name, value in scope["headers"]])
-    query = str(scope.get("query_string", b""), "latin-1")
+    headers = tuple([(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]])
+    query = scope.get("query_string", b"").decode("latin-1")
     return new_request((scope["method"], scope["path"], headers, query, None, b"", False, scope))
 
 
 def response_headers(pairs: Iterable[tuple[bytes, bytes]]) -> Headers:
     """The headers of a response; applications may write their names in any case."""
-    return tuple([(str(name, "latin-1").lower(), str(value, "latin-1")) for name, value in pairs])
+    return tuple([(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in pairs])
 
 
 async def send_response(send: Send, response: Response, method: str) -> None:

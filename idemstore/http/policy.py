@@ -20,7 +20,8 @@ from idemstore.errors import (
     UndecodableResult,
 )
 from idemstore.http.choices import (
-    Fate,
+    COMPLETE,
+    RELEASE,
     FateOf,
     FingerprintOf,
     LargeRequest,
@@ -151,7 +152,9 @@ class HttpPolicy:
 
     _dropped: frozenset[str] = field(init=False, repr=False, compare=False, default=HOP_BY_HOP)
     _compares: bool = field(init=False, repr=False, compare=False, default=True)
-    """Whether payloads are looked at."""
+    """Whether payloads are looked at,"""
+    _separates: bool = field(init=False, repr=False, compare=False, default=False)
+    """and another one makes another key."""
 
     def __post_init__(self) -> None:
         """Refuse what no request could use."""
@@ -164,6 +167,7 @@ class HttpPolicy:
         object.__setattr__(self, "_dropped", HOP_BY_HOP | self.not_replayed)
         compares = self.fingerprint is not None and self.on_mismatch is not OnMismatch.IGNORE
         object.__setattr__(self, "_compares", compares)
+        object.__setattr__(self, "_separates", self.on_mismatch is OnMismatch.SEPARATE)
         self._check_kinds()
         for name in ("lease", "patience"):
             checks.duration(name, getattr(self, name))
@@ -262,7 +266,7 @@ class HttpPolicy:
                 request = new_request((*request[:5], body, truncated, request.context))
             digest = self.fingerprint(request)
         operation = self.binds(request)
-        if self.on_mismatch is OnMismatch.SEPARATE and digest is not None:
+        if digest is not None and self._separates:
             return new_guarded((request, self.key((*keyed.scope, digest.hex()), keyed.key), None, operation))
         return new_guarded((request, stored_key(self.namespace, (*keyed.scope, keyed.key)), digest, operation))
 
@@ -331,9 +335,9 @@ class HttpPolicy:
         ``limit``: the most that the store takes.
         """
         fate = self.fate(status)
-        if fate is Fate.RELEASE:
+        if fate is RELEASE:
             return new_settlement((fate, b"", None))
-        retention = self.retention if fate is Fate.COMPLETE else self.failure_retention
+        retention = self.retention if fate is COMPLETE else self.failure_retention
         lasting = self._lasting(headers)
         data = encode_response(status, lasting, guarded.operation, body)
         if len(data) > limit:
