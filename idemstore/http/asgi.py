@@ -18,6 +18,7 @@ The running operation (``fence``, ``attempt``, ``resumed_from``, ``checkpoint``,
 
 import asyncio
 from collections.abc import Awaitable
+from functools import partial
 
 from idemstore.async_insist import outlast
 from idemstore.async_keepalive import async_keepalive
@@ -69,8 +70,8 @@ class IdempotencyMiddleware:
 
     async def _keyed(self, keyed: Keyed, scope: Scope, incoming: Incoming, send: Send) -> None:
         """A request with a key."""
-        request = keyed.request
-        if keyed.reads is not None and not await incoming.read(keyed.reads):
+        request, _, _, reads = keyed
+        if reads is not None and not await incoming.read(reads):
             return None  # the client went away before its request was whole
         try:
             guarded = self.policy.identify(keyed, incoming.body, truncated=incoming.truncated)
@@ -88,7 +89,7 @@ class IdempotencyMiddleware:
         except IdemstoreError as error:
             return await send_response(send, self.core.trouble(error, request), request.method)
         except asyncio.CancelledError:
-            await outlast(lambda: self._give_back(ask))
+            await outlast(partial(self._give_back, ask))
             raise
         if isinstance(outcome, Claimed):  # which is all that ``meet`` would say of it
             return await self._run(Running(self, ask, outcome, incoming, send), scope)
@@ -96,13 +97,13 @@ class IdempotencyMiddleware:
 
     def _claim(self, ask: Ask) -> Awaitable[ClaimOutcome]:
         """Claim as the policy says."""
-        policy = self.policy
+        policy, (guarded, stored, token) = self.policy, ask
         return self.store.claim(
-            ask.stored,
+            stored,
             lease=policy.lease,
             retention=policy.retention,
-            fingerprint=ask.guarded.fingerprint,
-            token=ask.token,
+            fingerprint=guarded.fingerprint,
+            token=token,
             takeover=policy.takeover,
             wait=policy.wait,
         )

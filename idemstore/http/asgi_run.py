@@ -5,6 +5,7 @@ import logging
 import sys
 import time
 from collections.abc import Awaitable, Coroutine, Iterable, Sequence
+from functools import partial
 from typing import Final, Protocol
 
 from idemstore.async_guard import AsyncOperation
@@ -88,8 +89,9 @@ class Running:
     )
 
     def __init__(self, home: Home, ask: Ask, claimed: Claimed, incoming: Incoming, send: Send) -> None:
+        guarded, stored, _ = ask
         self._home, self._ask, self._incoming, self._send = home, ask, incoming, send
-        self.operation = AsyncOperation(home.core.home, home.store, ask.guarded.key, ask.stored, claimed)
+        self.operation = AsyncOperation(home.core.home, home.store, guarded.key, stored, claimed)
         self.operation.live = True
         self._task: asyncio.Task[None] | None = None
         self.ended = False
@@ -276,22 +278,21 @@ class Running:
     async def _settle(self, status: int, headers: Headers, parts: Sequence[bytes] | None) -> bool:
         """Tell the store what became of the request; False where somebody else owns the key."""
         self._settled = True
-        home, ask, beat = self._home, self._ask, self.operation.beat
+        home, ask = self._home, self._ask
         if self._incoming.cut:  # what it answers to half a request is nothing to keep
             settlement = Settlement(RELEASE, b"", None)
         else:
             settlement = home.policy.settle(status, headers, parts, ask.guarded, home.core.limit)
-        now = time.monotonic()
-        until = min(now + home.core.patience, now if beat is None else beat.until)
+        began = time.monotonic()
         self._parts = None
         self._quiet()
         try:
             try:
                 answer = await self._tell(settlement)
             except StoreUnavailable:
-                answer = await async_insist(lambda: self._tell(settlement), until)
+                answer = await self._insist(settlement, began)
         except asyncio.CancelledError:  # as ``to_the_end``
-            await outlast(lambda: async_insist(lambda: self._tell(settlement), until))
+            await outlast(partial(self._insist, settlement, began))
             raise
         except IdemstoreError as error:
             home.core.unrecorded(ask, error)
@@ -303,12 +304,18 @@ class Running:
 
     def _tell(self, settlement: Settlement) -> Awaitable[SettleOutcome]:
         """One call of the store; it may be repeated."""
-        store, ask, (fate, result, retention) = self._home.store, self._ask, settlement
+        store, (_, stored, token), (fate, result, retention) = self._home.store, self._ask, settlement
         if fate is COMPLETE:
-            return store.complete(ask.stored, ask.token, result, retention=retention)
+            return store.complete(stored, token, result, retention=retention)
         if fate is RELEASE:
-            return store.release(ask.stored, ask.token)
-        return store.fail(ask.stored, ask.token, result, retention=retention)
+            return store.release(stored, token)
+        return store.fail(stored, token, result, retention=retention)
+
+    async def _insist(self, settlement: Settlement, began: float) -> SettleOutcome:
+        """Call it until it answers, as long as the policy has patience and the lease stands."""
+        beat = self.operation.beat
+        until = min(began + self._home.core.patience, began if beat is None else beat.until)
+        return await async_insist(lambda: self._tell(settlement), until)
 
     async def _lose(self) -> None:
         """Somebody else owns the key: its answer counts, so this one must not look like a success."""

@@ -257,7 +257,7 @@ class HttpPolicy:
 
     def identify(self, keyed: Keyed, body: bytes = b"", *, truncated: bool = False) -> Guarded | Answer:
         """The key to claim, once the body is there. ``truncated``: it is longer than ``keyed.reads``."""
-        request, digest = keyed.request, None
+        (request, scope, key, _), digest = keyed, None
         if truncated and self.large_request is LargeRequest.REFUSE:
             detail = f"A request with an idempotency key has at most {self.max_request} bytes."
             return self._answer(request, Problem.PAYLOAD_TOO_LARGE, 413, detail)
@@ -267,8 +267,8 @@ class HttpPolicy:
             digest = self.fingerprint(request)
         operation = self.binds(request)
         if digest is not None and self._separates:
-            return new_guarded((request, self.key((*keyed.scope, digest.hex()), keyed.key), None, operation))
-        return new_guarded((request, stored_key(self.namespace, (*keyed.scope, keyed.key)), digest, operation))
+            return new_guarded((request, self.key((*scope, digest.hex()), key), None, operation))
+        return new_guarded((request, stored_key(self.namespace, (*scope, key)), digest, operation))
 
     def key(self, scope: ScopeParts, key: str) -> tuple[str, ...]:
         """The store's key of a client's key: for ``store.get``, and for ``store.forget`` when its resource goes."""
