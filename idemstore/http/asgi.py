@@ -25,9 +25,9 @@ from idemstore.async_keepalive import async_keepalive
 from idemstore.async_store import AsyncStore
 from idemstore.errors import ConfigurationError, IdemstoreError
 from idemstore.guard_core import DOWN
-from idemstore.http.asgi_run import Running, start
+from idemstore.http.asgi_run import Running
 from idemstore.http.asgi_types import AsgiApp, Incoming, Receive, Scope, Send, read_request, send_response
-from idemstore.http.core import OPERATION, Ask, HttpCore, log
+from idemstore.http.core import Ask, HttpCore, log
 from idemstore.http.facts import Request, Response
 from idemstore.http.plans import Answer, Keyed, Replay, Run
 from idemstore.http.policy import HttpPolicy
@@ -92,7 +92,7 @@ class IdempotencyMiddleware:
             await outlast(partial(self._give_back, ask))
             raise
         if isinstance(outcome, Claimed):  # which is all that ``meet`` would say of it
-            return await self._run(Running(self, ask, outcome, incoming, send), scope)
+            return await Running(self, ask, outcome, incoming, send).serve(self.app, scope)
         return await send_response(send, await self._met(outcome, ask), request.method)
 
     def _claim(self, ask: Ask) -> Awaitable[ClaimOutcome]:
@@ -144,23 +144,3 @@ class IdempotencyMiddleware:
         """The answer to a retry, by the policy's hook where it has one."""
         made = self.policy.rewritten(stored, request)
         return self.policy.replayed(made if isinstance(made, Response) else await made, request)
-
-    async def _run(self, running: Running, scope: Scope) -> None:
-        """Run the application in a task of its own, which goes on where this one is cancelled."""
-        inner = {**scope, OPERATION: running.operation}
-        extensions = scope.get("extensions")
-        if extensions:
-            inner["extensions"] = {name: value for name, value in extensions.items() if name not in UNSEEN}
-        task = start(running.main(self.app, inner))
-        if running.ended:  # it did not have to wait for anything
-            return running.result()
-        self.tasks.add(task)  # until it has ended: the loop itself holds it weakly
-        try:
-            await running.end(task)
-        except asyncio.CancelledError:
-            running.detach()
-            raise
-
-
-UNSEEN = frozenset({"http.response.pathsend", "http.response.zerocopysend", "http.response.trailers"})
-"""Ways to answer that would go past the record: applications that are not offered them send the body itself."""

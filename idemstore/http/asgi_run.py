@@ -15,7 +15,7 @@ from idemstore.async_store import AsyncStore
 from idemstore.errors import IdemstoreError, StoreUnavailable
 from idemstore.http.asgi_types import AsgiApp, Incoming, Message, Scope, Send, response_headers, send_response
 from idemstore.http.choices import COMPLETE, RELEASE
-from idemstore.http.core import Ask, HttpCore, log
+from idemstore.http.core import OPERATION, Ask, HttpCore, log
 from idemstore.http.facts import Headers, read_length, values
 from idemstore.http.plans import Settlement
 from idemstore.http.policy import HttpPolicy
@@ -32,9 +32,8 @@ NOT_READ: Final = -1
 """In place of a declared length: the headers have not been looked at. Nobody needs it of a response in one part."""
 
 
-def start(work: Coroutine[object, object, None]) -> "asyncio.Task[None]":
+def start(loop: asyncio.AbstractEventLoop, work: Coroutine[object, object, None]) -> "asyncio.Task[None]":
     """A task of its own. From Python 3.12 on it begins at once: a request that waits for nothing, waits for no loop."""
-    loop = asyncio.get_running_loop()
     if loop.get_task_factory() is not None:
         return loop.create_task(work)
     if sys.version_info >= (3, 12):
@@ -50,6 +49,10 @@ def declared_length(headers: Headers) -> int | None:
     """The length that a response says it has."""
     declared = values(headers, "content-length")
     return read_length(declared[-1]) if declared else None
+
+
+UNSEEN: Final = frozenset({"http.response.pathsend", "http.response.zerocopysend", "http.response.trailers"})
+"""Ways to answer that would go past the record: applications that are not offered them send the body itself."""
 
 
 class Home(Protocol):
@@ -69,6 +72,7 @@ class Running:
         "_answered",
         "_ask",
         "_declared",
+        "_ended",
         "_error",
         "_gone",
         "_home",
@@ -84,7 +88,6 @@ class Running:
         "_started",
         "_status",
         "_task",
-        "ended",
         "operation",
     )
 
@@ -94,7 +97,7 @@ class Running:
         self.operation = AsyncOperation(home.core.home, home.store, guarded.key, stored, claimed)
         self.operation.live = True
         self._task: asyncio.Task[None] | None = None
-        self.ended = False
+        self._ended = False
         self._error: BaseException | None = None
         self._over: asyncio.Future[None] | None = None
         self._start: Message | None = None
@@ -108,14 +111,31 @@ class Running:
         if self.operation.beat is not None:
             home.heartbeat.add(self.operation.beat)
 
-    def detach(self) -> None:
-        """The server has given the request up: nothing is sent any more."""
-        self._gone = True
+    async def serve(self, app: AsgiApp, scope: Scope) -> None:
+        """Run the application in a task of its own, which goes on where this one is cancelled."""
+        inner = {**scope, OPERATION: self.operation}
+        extensions = scope.get("extensions")
+        if extensions:
+            inner["extensions"] = {name: value for name, value in extensions.items() if name not in UNSEEN}
+        loop = asyncio.get_running_loop()
+        task = start(loop, self._main(app, inner))
+        if self._ended:  # it did not have to wait for anything
+            error, self._error = self._error, None
+            if error is not None:
+                raise error
+            return
+        self._task, self._over = task, loop.create_future()
+        self._home.tasks.add(task)  # until it has ended: the loop itself holds it weakly
+        try:
+            await self._over
+        except asyncio.CancelledError:
+            self._gone = True  # the server has given the request up: nothing is sent any more
+            raise
 
-    async def main(self, app: AsgiApp, scope: Scope) -> None:
+    async def _main(self, app: AsgiApp, scope: Scope) -> None:
         """The task of a request: run the application to its end; record what it answers, or that it failed.
 
-        What the server waits for is ``end()``: it hears of the end from here, a step of the loop before the task itself
+        What the server waits for is ``_over``: it hears of the end from here, a step of the loop before the task itself
         has ended, and its cancellation does not reach the task.
         """
         current.set(self.operation)  # this task's context ends with it
@@ -143,20 +163,9 @@ class Running:
         else:
             self._ends(None)
 
-    def result(self) -> None:
-        """Raise what the application raised, where it ended before anybody waited for that."""
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
-
-    def end(self, task: "asyncio.Task[None]") -> "asyncio.Future[None]":
-        """For the server to wait for."""
-        self._task, self._over = task, task.get_loop().create_future()
-        return self._over
-
     def _ends(self, error: BaseException | None) -> None:
         """Say that the application has ended."""
-        self.ended, over = True, self._over
+        self._ended, over = True, self._over
         if self._task is not None:
             self._home.tasks.discard(self._task)
         if over is None:
