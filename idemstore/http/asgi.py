@@ -52,8 +52,9 @@ class IdempotencyMiddleware:
         if scope["type"] != "http" or scope["method"] not in self.policy.methods:
             return await self.app(scope, receive, send)
         if not self.policy.required:
+            names = self._names
             for name, _ in scope["headers"]:
-                if name in self._names:
+                if name in names:
                     break
             else:
                 return await self.app(scope, receive, send)

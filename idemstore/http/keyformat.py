@@ -70,9 +70,10 @@ class KeyFormat:
             return None
         if len(found) > 1:
             raise BadKey("it is given more than once")
-        if len(found[0]) > MAX_HEADER:
+        (text,) = found
+        if len(text) > MAX_HEADER:
             raise BadKey("it is too long for a header")
-        text = found[0].strip(" \t")
+        text = text.strip(" \t")
         if not text:
             return None
         if not (text.isascii() and text.isprintable()):
