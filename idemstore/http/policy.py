@@ -152,9 +152,8 @@ class HttpPolicy:
 
     _dropped: frozenset[str] = field(init=False, repr=False, compare=False, default=HOP_BY_HOP)
     _compares: bool = field(init=False, repr=False, compare=False, default=True)
-    """Whether payloads are looked at,"""
     _separates: bool = field(init=False, repr=False, compare=False, default=False)
-    """and another one makes another key."""
+    """Whether payloads are looked at, and whether another one makes another key."""
 
     def __post_init__(self) -> None:
         """Refuse what no request could use."""
