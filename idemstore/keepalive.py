@@ -8,16 +8,16 @@ A heartbeat keeps nothing alive: the thread is a daemon and ends when it is idle
 weak references, and a child of ``fork()`` starts without leases and makes a thread of its own when it needs one.
 """
 
-import itertools
 import logging
 import os
-import random
 import sys
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from random import random
+from time import monotonic
 from typing import Final
+from weakref import ref
 
 from idemstore.errors import IdemstoreError, StoreClosed, StoreMisbehaved
 from idemstore.face import MAX_BATCH, Face, Renewal
@@ -31,6 +31,8 @@ INTERVAL: Final = 1 / 3
 """A lease is renewed after this part of it,"""
 EARLY: Final = 0.2
 """by chance up to this part of that interval early. A renewal may take as long as the interval."""
+SOONEST: Final = INTERVAL * (1 - EARLY)
+SPREAD: Final = INTERVAL * EARLY
 AGAIN: Final = 0.1
 LONGEST_AGAIN: Final = 1.0
 """A failed renewal is tried again after a tenth of the lease, at most a second."""
@@ -49,35 +51,31 @@ IDLE_LOOKS: Final = 12
 CLOSED: Final = "the store was closed"
 
 
-_numbers: Final = itertools.count()
-
-
 class Beat:
     """One lease that is kept alive. ``until`` is when it ends unless renewed (``time.monotonic`` of this process)."""
 
-    __slots__ = ("__weakref__", "due", "key", "lease", "live", "lost", "number", "on_loss", "token", "until")
+    __slots__ = ("__weakref__", "due", "key", "lease", "live", "lost", "on_loss", "token", "until")
 
     def __init__(self, key: KeyLike, token: str, lease: float) -> None:
         """The lease was granted just now."""
         self.key, self.token, self.lease = key, token, lease
-        self.number = next(_numbers)  # not its id: that of one that was torn off may be in use again
         self.live, self.lost = True, False
         self.on_loss: Callable[[], None] | None = None
         """Called by the heartbeat where the lease is lost, once; it must be quick."""
-        now = time.monotonic()
+        now = monotonic()
         self.until = now + lease
-        self.due = now + lease * INTERVAL * (1 - EARLY * random.random())  # noqa: S311 - jitter, not a secret
+        self.due = now + lease * (SOONEST + SPREAD * random())  # noqa: S311 - jitter, not a secret
 
     def renewed(self, sent: float) -> None:
         """The store has counted the lease anew, at ``sent`` or later."""
         self.until = sent + self.lease
-        self.due = sent + self.lease * INTERVAL * (1 - EARLY * random.random())  # noqa: S311 - jitter, not a secret
+        self.due = sent + self.lease * (SOONEST + SPREAD * random())  # noqa: S311 - jitter, not a secret
 
     def failed(self, error: IdemstoreError) -> None:
         """A renewal did not get through: no loss before the lease is over. And even then the store may find, when it
         answers again, that nobody has taken over; so renewals go on.
         """
-        now = time.monotonic()
+        now = monotonic()
         self.due = now + min(self.lease * AGAIN, LONGEST_AGAIN)
         if now >= self.until:
             self.lose(f"it could not be renewed in time ({error})")
@@ -111,12 +109,15 @@ class Beats:
     """The leases that a heartbeat keeps. Calls may come from any thread; each step is atomic as it stands."""
 
     def __init__(self) -> None:
-        self._beats: dict[int, weakref.ref[Beat]] = {}
+        self._beats: set[ref[Beat]] = set()
+        """References to one lease are one; of a lease that is gone, one is equal to nothing else, whatever its place in
+        memory is used for now.
+        """
         self._shortest = LONGEST_LEASE
 
     def add(self, beat: Beat) -> bool:
         """Keep a lease; True where it is shorter than those before, so that the heartbeat must look at once."""
-        self._beats[beat.number] = weakref.ref(beat)
+        self._beats.add(ref(beat))
         if beat.lease < self._shortest:
             self._shortest = beat.lease
             return True
@@ -125,16 +126,16 @@ class Beats:
     def drop(self, beat: Beat) -> None:
         """Keep it no longer; may be repeated."""
         beat.live, beat.on_loss = False, None
-        self._beats.pop(beat.number, None)
+        self._beats.discard(ref(beat))
 
     def look(self) -> tuple[list[Beat], float]:
         """The leases that are due, the one that ends first at the front; and seconds until the next look."""
-        now = time.monotonic()
+        now = monotonic()
         due, first, shortest = list[Beat](), now + LONGEST_LEASE, self._shortest * FORGETS
-        for number, ref in self._beats.copy().items():  # a copy is made in one piece
-            beat = ref()
+        for entry in self._beats.copy():  # a copy is made in one piece
+            beat = entry()
             if beat is None or not beat.live:
-                self._beats.pop(number, None)  # its owner was torn off before it could drop it
+                self._beats.discard(entry)  # its owner was torn off before it could drop it
                 continue
             shortest = min(shortest, beat.lease)
             if beat.due <= now:
@@ -147,8 +148,8 @@ class Beats:
 
     def abandon(self, why: str) -> None:
         """Every lease is lost: the store was closed."""
-        for ref in self._beats.copy().values():
-            beat = ref()
+        for entry in self._beats.copy():
+            beat = entry()
             if beat is not None and beat.live:
                 beat.lose(why)
         self._beats.clear()
@@ -174,7 +175,7 @@ class Parcel:
         self.beats = beats
         self.renewals = [Renewal(beat.key, beat.token, beat.lease) for beat in beats]
         self.timeout = min(timeout, min(beat.lease for beat in beats) * INTERVAL)
-        self.sent = time.monotonic()
+        self.sent = monotonic()
 
     def took(self, answers: Sequence[SettleOutcome | IdemstoreError] | IdemstoreError) -> None:
         """Note the answers, or the one error for all."""
@@ -200,7 +201,7 @@ class Keepalive:
     """The heartbeat of a sync store: a daemon thread that runs while there are leases to keep."""
 
     def __init__(self, store: Store) -> None:
-        self._store = weakref.ref(store)
+        self._store = ref(store)
         self._start_over()
         _all.add(self)
 

@@ -115,14 +115,16 @@ class Engine:
         """Store or delete a record, file its end, wake its waiters. Every record that ends is in the set of the second
         it ends in, and in no other.
         """
-        if before is not None and before.expires_at is not None:
-            self._ends[before.expires_at >> SECOND].discard(key)
+        ended = None if before is None else before.expires_at
+        if ended is not None:
+            self._ends[ended >> SECOND].discard(key)
         if record is None:
             self.records.pop(key, None)
         else:
             self.records[key] = record
-            if record.expires_at is not None:
-                second = record.expires_at >> SECOND
+            ends = record.expires_at
+            if ends is not None:
+                second = ends >> SECOND
                 try:
                     self._ends[second].add(key)
                 except KeyError:

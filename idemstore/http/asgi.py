@@ -18,17 +18,18 @@ The running operation (``fence``, ``attempt``, ``resumed_from``, ``checkpoint``,
 
 import asyncio
 from collections.abc import Awaitable
+from functools import partial
 
 from idemstore.async_insist import outlast
 from idemstore.async_keepalive import async_keepalive
 from idemstore.async_store import AsyncStore
 from idemstore.errors import ConfigurationError, IdemstoreError
 from idemstore.guard_core import DOWN
-from idemstore.http.asgi_run import Running, start
+from idemstore.http.asgi_run import Running
 from idemstore.http.asgi_types import AsgiApp, Incoming, Receive, Scope, Send, read_request, send_response
-from idemstore.http.core import OPERATION, Ask, HttpCore, log
+from idemstore.http.core import Ask, HttpCore, log
 from idemstore.http.facts import Request, Response
-from idemstore.http.plans import Answer, Keyed, Pass, Replay, Run
+from idemstore.http.plans import Answer, Keyed, Replay, Run
 from idemstore.http.policy import HttpPolicy
 from idemstore.keys import redact
 from idemstore.outcomes import Claimed, ClaimOutcome
@@ -51,32 +52,27 @@ class IdempotencyMiddleware:
         if scope["type"] != "http" or scope["method"] not in self.policy.methods:
             return await self.app(scope, receive, send)
         if not self.policy.required:
+            names = self._names
             for name, _ in scope["headers"]:
-                if name in self._names:
+                if name in names:
                     break
             else:
                 return await self.app(scope, receive, send)
-        return await self._planned(scope, receive, send)
-
-    async def _planned(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """A request that the policy may be for."""
         request = read_request(scope)
         try:
             plan = self.policy.plan(request)
         except IdemstoreError as error:
-            return await send_response(send, self.core.trouble(error, request), request.method)
-        match plan:
-            case Pass():
-                return await self.app(scope, receive, send)
-            case Answer(response):
-                return await send_response(send, response, request.method)
-            case Keyed():
-                return await self._keyed(plan, scope, Incoming(receive), send)
+            plan = Answer(self.core.trouble(error, request))
+        if isinstance(plan, Keyed):
+            return await self._keyed(plan, scope, Incoming(receive), send)
+        if isinstance(plan, Answer):
+            return await send_response(send, plan.response, request.method)
+        return await self.app(scope, receive, send)
 
     async def _keyed(self, keyed: Keyed, scope: Scope, incoming: Incoming, send: Send) -> None:
         """A request with a key."""
-        request = keyed.request
-        if keyed.reads is not None and not await incoming.read(keyed.reads):
+        request, _, _, reads = keyed
+        if reads is not None and not await incoming.read(reads):
             return None  # the client went away before its request was whole
         try:
             guarded = self.policy.identify(keyed, incoming.body, truncated=incoming.truncated)
@@ -94,21 +90,21 @@ class IdempotencyMiddleware:
         except IdemstoreError as error:
             return await send_response(send, self.core.trouble(error, request), request.method)
         except asyncio.CancelledError:
-            await outlast(lambda: self._give_back(ask))
+            await outlast(partial(self._give_back, ask))
             raise
         if isinstance(outcome, Claimed):  # which is all that ``meet`` would say of it
-            return await self._run(Running(self, ask, outcome, incoming, send), scope)
+            return await Running(self, ask, outcome, incoming, send).serve(self.app, scope)
         return await send_response(send, await self._met(outcome, ask), request.method)
 
     def _claim(self, ask: Ask) -> Awaitable[ClaimOutcome]:
         """Claim as the policy says."""
-        policy = self.policy
+        policy, (guarded, stored, token) = self.policy, ask
         return self.store.claim(
-            ask.stored,
+            stored,
             lease=policy.lease,
             retention=policy.retention,
-            fingerprint=ask.guarded.fingerprint,
-            token=ask.token,
+            fingerprint=guarded.fingerprint,
+            token=token,
             takeover=policy.takeover,
             wait=policy.wait,
         )
@@ -149,24 +145,3 @@ class IdempotencyMiddleware:
         """The answer to a retry, by the policy's hook where it has one."""
         made = self.policy.rewritten(stored, request)
         return self.policy.replayed(made if isinstance(made, Response) else await made, request)
-
-    async def _run(self, running: Running, scope: Scope) -> None:
-        """Run the application in a task of its own, which goes on where this one is cancelled."""
-        inner = {**scope, OPERATION: running.operation}
-        extensions = scope.get("extensions")
-        if extensions:
-            inner["extensions"] = {name: value for name, value in extensions.items() if name not in UNSEEN}
-        task = start(running.main(self.app, inner))
-        if running.ended:  # it did not have to wait for anything
-            return running.result()
-        running.task = task
-        self.tasks.add(task)  # until it has ended: the loop itself holds it weakly
-        try:
-            await running.end()
-        except asyncio.CancelledError:
-            running.detach()
-            raise
-
-
-UNSEEN = frozenset({"http.response.pathsend", "http.response.zerocopysend", "http.response.trailers"})
-"""Ways to answer that would go past the record: applications that are not offered them send the body itself."""

@@ -4,7 +4,8 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Iterable, Sequence
+from functools import partial
 from typing import Final, Protocol
 
 from idemstore.async_guard import AsyncOperation
@@ -12,10 +13,10 @@ from idemstore.async_insist import async_insist, outlast
 from idemstore.async_keepalive import AsyncKeepalive
 from idemstore.async_store import AsyncStore
 from idemstore.errors import IdemstoreError, StoreUnavailable
-from idemstore.http.asgi_types import AsgiApp, Incoming, Message, Scope, Send, send_response
-from idemstore.http.choices import Fate
-from idemstore.http.core import Ask, HttpCore, log
-from idemstore.http.facts import Headers, read_length
+from idemstore.http.asgi_types import AsgiApp, Incoming, Message, Scope, Send, response_headers, send_response
+from idemstore.http.choices import COMPLETE, RELEASE
+from idemstore.http.core import OPERATION, Ask, HttpCore, log
+from idemstore.http.facts import Headers, read_length, values
 from idemstore.http.plans import Settlement
 from idemstore.http.policy import HttpPolicy
 from idemstore.keys import redact
@@ -24,16 +25,34 @@ from idemstore.policy import LeaseLoss
 from idemstore.running import current
 
 GONE: Final[Message] = {"type": "http.disconnect"}
+CANCEL: Final = LeaseLoss.CANCEL
+NAME: Final = "idemstore-request"
+"""Of the tasks. A name that all share is made once."""
+NOT_READ: Final = -1
+"""In place of a declared length: the headers have not been looked at. Nobody needs it of a response in one part."""
 
 
-def start(work: Coroutine[object, object, None]) -> "asyncio.Task[None]":
+def start(loop: asyncio.AbstractEventLoop, work: Coroutine[object, object, None]) -> "asyncio.Task[None]":
     """A task of its own. From Python 3.12 on it begins at once: a request that waits for nothing, waits for no loop."""
-    loop = asyncio.get_running_loop()
     if loop.get_task_factory() is not None:
         return loop.create_task(work)
     if sys.version_info >= (3, 12):
-        return asyncio.Task(work, loop=loop, eager_start=True)
-    return asyncio.Task(work, loop=loop)  # as ``create_task`` does, without its checks
+        return asyncio.Task(work, loop=loop, name=NAME, eager_start=True)
+    return asyncio.Task(work, loop=loop, name=NAME)  # as ``create_task`` does, without its checks
+
+
+async def nothing() -> None:
+    """What is awaited where there is nothing to do."""
+
+
+def declared_length(headers: Headers) -> int | None:
+    """The length that a response says it has."""
+    declared = values(headers, "content-length")
+    return read_length(declared[-1]) if declared else None
+
+
+UNSEEN: Final = frozenset({"http.response.pathsend", "http.response.zerocopysend", "http.response.trailers"})
+"""Ways to answer that would go past the record: applications that are not offered them send the body itself."""
 
 
 class Home(Protocol):
@@ -53,13 +72,14 @@ class Running:
         "_answered",
         "_ask",
         "_declared",
+        "_ended",
         "_error",
         "_gone",
-        "_headers",
         "_home",
         "_incoming",
         "_muted",
         "_over",
+        "_pairs",
         "_parts",
         "_send",
         "_settled",
@@ -67,23 +87,23 @@ class Running:
         "_start",
         "_started",
         "_status",
-        "ended",
+        "_task",
         "operation",
-        "task",
     )
 
     def __init__(self, home: Home, ask: Ask, claimed: Claimed, incoming: Incoming, send: Send) -> None:
+        guarded, stored, _ = ask
         self._home, self._ask, self._incoming, self._send = home, ask, incoming, send
-        self.operation = AsyncOperation(home.core.home, home.store, ask.guarded.key, ask.stored, claimed)
+        self.operation = AsyncOperation(home.core.home, home.store, guarded.key, stored, claimed)
         self.operation.live = True
-        self.task: asyncio.Task[None] | None = None
-        self.ended = False
+        self._task: asyncio.Task[None] | None = None
+        self._ended = False
         self._error: BaseException | None = None
         self._over: asyncio.Future[None] | None = None
         self._start: Message | None = None
         self._status = 0
-        self._headers: Headers = ()
-        self._declared: int | None = None
+        self._pairs: Iterable[tuple[bytes, bytes]] = ()
+        self._declared: int | None = NOT_READ
         self._parts: list[bytes] | None = []
         self._size = 0
         self._started = self._settled = self._muted = self._gone = False
@@ -91,16 +111,50 @@ class Running:
         if self.operation.beat is not None:
             home.heartbeat.add(self.operation.beat)
 
-    def detach(self) -> None:
-        """The server has given the request up: nothing is sent any more."""
-        self._gone = True
-
-    async def main(self, app: AsgiApp, scope: Scope) -> None:
-        """The task of a request. What the server waits for is ``end()``: it hears of the end from here, a step of the
-        loop before the task itself has ended, and its cancellation does not reach the task.
-        """
+    async def serve(self, app: AsgiApp, scope: Scope) -> None:
+        """Run the application in a task of its own, which goes on where this one is cancelled."""
+        inner = {**scope, OPERATION: self.operation}
+        extensions = scope.get("extensions")
+        if extensions:
+            inner["extensions"] = {name: value for name, value in extensions.items() if name not in UNSEEN}
+        loop = asyncio.get_running_loop()
+        task = start(loop, self._main(app, inner))
+        if self._ended:  # it did not have to wait for anything
+            error, self._error = self._error, None
+            if error is not None:
+                raise error
+            return
+        self._task, self._over = task, loop.create_future()
+        self._home.tasks.add(task)  # until it has ended: the loop itself holds it weakly
         try:
-            await self._run(app, scope)
+            await self._over
+        except asyncio.CancelledError:
+            self._gone = True  # the server has given the request up: nothing is sent any more
+            raise
+
+    async def _main(self, app: AsgiApp, scope: Scope) -> None:
+        """The task of a request: run the application to its end; record what it answers, or that it failed.
+
+        What the server waits for is ``_over``: it hears of the end from here, a step of the loop before the task itself
+        has ended, and its cancellation does not reach the task.
+        """
+        current.set(self.operation)  # this task's context ends with it
+        if self._home.policy.lease_loss is CANCEL:
+            self.operation.cancel_on_loss()
+        try:
+            try:
+                await app(scope, self.receive, self.send)
+                if not self._settled:
+                    await self._failed()  # it ended without an answer; the server says 500
+            except asyncio.CancelledError as error:
+                if not await self._stopped(error):
+                    raise
+            except Exception:
+                await self._failed()
+                raise
+            finally:
+                if self.operation.live:
+                    self._quiet()
         except asyncio.CancelledError as error:
             self._ends(error)
             raise
@@ -109,22 +163,11 @@ class Running:
         else:
             self._ends(None)
 
-    def result(self) -> None:
-        """Raise what the application raised, where it ended before anybody waited for that."""
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
-
-    def end(self) -> "asyncio.Future[None]":
-        """For the server to wait for."""
-        self._over = asyncio.get_running_loop().create_future()
-        return self._over
-
     def _ends(self, error: BaseException | None) -> None:
         """Say that the application has ended."""
-        self.ended, over = True, self._over
-        if self.task is not None:
-            self._home.tasks.discard(self.task)
+        self._ended, over = True, self._over
+        if self._task is not None:
+            self._home.tasks.discard(self._task)
         if over is None:
             self._error = error
         elif isinstance(error, asyncio.CancelledError):
@@ -137,29 +180,9 @@ class Running:
         else:
             log.error("%s failed, and its client is gone", redact(self._ask.stored), exc_info=error)
 
-    async def _run(self, app: AsgiApp, scope: Scope) -> None:
-        """Run the application to its end; record what it answers, or that it failed."""
-        current.set(self.operation)  # this task's context ends with it
-        if self._home.policy.lease_loss is LeaseLoss.CANCEL:
-            self.operation.cancel_on_loss()
-        try:
-            await app(scope, self.receive, self.send)
-            if not self._settled:
-                await self._failed()  # it ended without an answer; the server says 500
-        except asyncio.CancelledError as error:
-            if not await self._stopped(error):
-                raise
-        except Exception:
-            await self._failed()
-            raise
-        finally:
-            self._quiet()
-
     def _quiet(self) -> None:
         """The operation has ended: no heartbeat, no checkpoints."""
         operation = self.operation
-        if not operation.live:
-            return
         operation.live = False
         if operation.beat is not None:
             self._home.heartbeat.drop(operation.beat)
@@ -197,41 +220,34 @@ class Running:
 
     # -- the response ------------------------------------------------------------------------------------------------
 
-    async def send(self, message: Message) -> None:
+    def send(self, message: Message) -> Awaitable[None]:
         """A part of the response. It goes on as it comes, the last one once the record is completed."""
-        if self._muted:
-            return
         kind = message["type"]
         if kind == "http.response.body":
-            await self._part(message)
-        elif kind == "http.response.start":
-            self._begin(message)
-        else:
-            await self._forward(message)
+            return self._part(message)
+        if kind == "http.response.start":
+            return self._begin(message)
+        return nothing() if self._muted else self._forward(message)
 
-    def _begin(self, message: Message) -> None:
+    async def _begin(self, message: Message) -> None:
         """Status and headers; held back until there is a part of the body."""
-        self._start, self._status = message, message["status"]
-        headers = self._headers = tuple(
-            [(str(name, "latin-1").lower(), str(value, "latin-1")) for name, value in message.get("headers", ())]
-        )
-        for name, value in headers:
-            if name == "content-length":
-                self._declared = read_length(value)
+        if not self._muted:
+            self._start, self._status, self._pairs = message, message["status"], message.get("headers", ())
 
     async def _part(self, message: Message) -> None:
         """A part of the body."""
+        if self._muted:
+            return
         body = message.get("body", b"")
         self._size += len(body)
         if self._size > self._home.core.keeps:
             self._parts = None
-        elif self._parts is not None and body:
+        elif body and self._parts is not None:
             self._parts.append(body)
         more = message.get("more_body", False)
-        last = not more or (self._declared is not None and self._size >= self._declared)
-        given_up = self._gone and more and self._size > self._home.core.keeps
-        if (last or given_up) and not self._settled:
-            owned = await self._settle(self._status, self._headers, self._parts)
+        given_up = more and self._gone and self._size > self._home.core.keeps
+        if not self._settled and (not more or given_up or self._whole()):
+            owned = await self._settle(self._status, response_headers(self._pairs), self._parts)
             if not owned:
                 await self._lose()
                 return
@@ -245,6 +261,12 @@ class Running:
                 self._left(error)
         if given_up:
             raise OSError("the client went away, and the response is larger than what is kept of it")
+
+    def _whole(self) -> bool:
+        """Whether the declared length is there. Many an application sends an empty last part after that."""
+        if self._declared == NOT_READ:
+            self._declared = declared_length(response_headers(self._pairs))
+        return self._declared is not None and self._size >= self._declared
 
     async def _forward(self, message: Message) -> None:
         """To the client, if it is there."""
@@ -265,39 +287,44 @@ class Running:
     async def _settle(self, status: int, headers: Headers, parts: Sequence[bytes] | None) -> bool:
         """Tell the store what became of the request; False where somebody else owns the key."""
         self._settled = True
-        home, ask, beat = self._home, self._ask, self.operation.beat
+        home, ask = self._home, self._ask
         if self._incoming.cut:  # what it answers to half a request is nothing to keep
-            settlement = Settlement(Fate.RELEASE, b"", None)
+            settlement = Settlement(RELEASE, b"", None)
         else:
             settlement = home.policy.settle(status, headers, parts, ask.guarded, home.core.limit)
-        now = time.monotonic()
-        until = min(now + home.core.patience, now if beat is None else beat.until)
+        began = time.monotonic()
         self._parts = None
         self._quiet()
         try:
             try:
                 answer = await self._tell(settlement)
             except StoreUnavailable:
-                answer = await async_insist(lambda: self._tell(settlement), until)
+                answer = await self._insist(settlement, began)
         except asyncio.CancelledError:  # as ``to_the_end``
-            await outlast(lambda: async_insist(lambda: self._tell(settlement), until))
+            await outlast(partial(self._insist, settlement, began))
             raise
         except IdemstoreError as error:
             home.core.unrecorded(ask, error)
             return True
-        if isinstance(answer, LeaseLost) and settlement.fate is not Fate.RELEASE:
+        if isinstance(answer, LeaseLost) and settlement.fate is not RELEASE:
             home.core.lost(ask)
             return False
         return True
 
     def _tell(self, settlement: Settlement) -> Awaitable[SettleOutcome]:
         """One call of the store; it may be repeated."""
-        store, ask, (fate, result, retention) = self._home.store, self._ask, settlement
-        if fate is Fate.COMPLETE:
-            return store.complete(ask.stored, ask.token, result, retention=retention)
-        if fate is Fate.FAIL:
-            return store.fail(ask.stored, ask.token, result, retention=retention)
-        return store.release(ask.stored, ask.token)
+        store, (_, stored, token), (fate, result, retention) = self._home.store, self._ask, settlement
+        if fate is COMPLETE:
+            return store.complete(stored, token, result, retention=retention)
+        if fate is RELEASE:
+            return store.release(stored, token)
+        return store.fail(stored, token, result, retention=retention)
+
+    async def _insist(self, settlement: Settlement, began: float) -> SettleOutcome:
+        """Call it until it answers, as long as the policy has patience and the lease stands."""
+        beat = self.operation.beat
+        until = min(began + self._home.core.patience, began if beat is None else beat.until)
+        return await async_insist(lambda: self._tell(settlement), until)
 
     async def _lose(self) -> None:
         """Somebody else owns the key: its answer counts, so this one must not look like a success."""

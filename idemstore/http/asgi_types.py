@@ -1,9 +1,9 @@
 """ASGI's own names, as Starlette and others write them; and the few steps that every message takes."""
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
 
-from idemstore.http.facts import Request, Response
+from idemstore.http.facts import Headers, Request, Response, new_request
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -17,16 +17,14 @@ BODILESS: Final = frozenset({204, 304})
 
 def read_request(scope: Scope) -> Request:
     """The facts of a scope; its header names are in lower case (ASGI says so)."""
-    return Request(
-        scope["method"],
-        scope["path"],
-        tuple([(str(name, "latin-1"), str(value, "latin-1")) for name, value in scope["headers"]]),
-        str(scope.get("query_string", b""), "latin-1"),
-        None,
-        b"",
-        False,
-        scope,
-    )
+    headers = tuple([(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]])
+    query = scope.get("query_string", b"").decode("latin-1")
+    return new_request((scope["method"], scope["path"], headers, query, None, b"", False, scope))
+
+
+def response_headers(pairs: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """The headers of a response; applications may write their names in any case."""
+    return tuple([(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in pairs])
 
 
 async def send_response(send: Send, response: Response, method: str) -> None:

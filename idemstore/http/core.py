@@ -7,7 +7,8 @@ handlers see attempt, fence, checkpoints and a lost lease.
 import logging
 import os
 import weakref
-from typing import Final
+from functools import partial
+from typing import Final, NamedTuple
 
 from idemstore import checks
 from idemstore.codec.base import JsonCodec
@@ -29,13 +30,15 @@ OPERATION: Final = "idemstore.operation"
 """Where the ASGI scope and the WSGI environ have the running operation."""
 
 
-class Ask:
+class Ask(NamedTuple):
     """One request that is to be claimed: what ``identify`` said, its stored key, and the token to claim it with."""
 
-    __slots__ = ("guarded", "stored", "token")
+    guarded: Guarded
+    stored: StoredKey
+    token: str
 
-    def __init__(self, guarded: Guarded, stored: StoredKey, token: str) -> None:
-        self.guarded, self.stored, self.token = guarded, stored, token
+
+_ask: Final = partial(tuple.__new__, Ask)
 
 
 class HttpCore:
@@ -57,7 +60,7 @@ class HttpCore:
     def ask(self, guarded: Guarded) -> Ask:
         """What to claim; an earlier claim of the key that got no answer is repeated under its own token."""
         stored = StoredKey(encode_key(guarded.key, self._key_bytes))
-        return Ask(guarded, stored, self.unsure.take(stored))
+        return _ask((guarded, stored, self.unsure.take(stored)))
 
     def no_answer(self, ask: Ask, error: IdemstoreError) -> bool:
         """A claim that the store could not take. Whether the application runs all the same."""

@@ -1,6 +1,7 @@
 """HTTP as the policy sees it: what a request is and what a response is. No framework in it, no I/O."""
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
@@ -68,6 +69,10 @@ class Request(NamedTuple):
     def operation(self) -> str:
         """Method and route: the operation, whatever its path parameters. Made to be a part of a scope."""
         return f"{self.method} {self.route or self.path}"
+
+
+new_request: Final = partial(tuple.__new__, Request)
+"""A request from a tuple of its fields, in half the time that calling the class takes."""
 
 
 class Response(NamedTuple):

@@ -1,5 +1,6 @@
 """What a policy says of a request: frozen values, made for ``match``."""
 
+from functools import partial
 from typing import Final, NamedTuple
 
 from idemstore.checks import Duration
@@ -61,3 +62,7 @@ class Settlement(NamedTuple):
 
 
 PASS: Final = Pass()
+new_keyed: Final = partial(tuple.__new__, Keyed)
+new_guarded: Final = partial(tuple.__new__, Guarded)
+new_settlement: Final = partial(tuple.__new__, Settlement)
+"""These three from tuples of their fields: every request makes them, and calling their classes takes twice as long."""
