@@ -14,12 +14,11 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Final, TypeVar, cast
 
 from idemstore.async_store import AsyncStore
 from idemstore.errors import IdemstoreError, InvalidUrl, StoreFull, StoreUnavailable
-from idemstore.exchange import Exchange, Limits, Snapshot
+from idemstore.exchange import Exchange, Limits, Snapshot, make_exchange
 from idemstore.machine import Claim, Complete, Event, Fail, Record, Release, Renew, step
 from idemstore.outcomes import ClaimOutcome, SettleOutcome
 from idemstore.store import Store
@@ -253,9 +252,6 @@ _forking: list[Engine] = []
 Request = tuple[str, Event] | Callable[[Engine], object]
 """A step of the machine, by far the most frequent; or anything else that an engine does."""
 
-_exchange: Final = partial(tuple.__new__, Exchange)
-"""An exchange from a tuple of its fields: as in ``machine``, half the time."""
-
 
 class MemoryDialect:
     """Operations as calls of the engine."""
@@ -265,23 +261,23 @@ class MemoryDialect:
 
     def claim(self, key: str, event: Claim) -> Exchange[Request, object, ClaimOutcome]:
         """A step."""
-        return _exchange(((key, event), _CLAIMED))
+        return make_exchange(((key, event), _CLAIMED))
 
     def complete(self, key: str, event: Complete) -> Exchange[Request, object, SettleOutcome]:
         """A step."""
-        return _exchange(((key, event), _SETTLED))
+        return make_exchange(((key, event), _SETTLED))
 
     def fail(self, key: str, event: Fail) -> Exchange[Request, object, SettleOutcome]:
         """A step."""
-        return _exchange(((key, event), _SETTLED))
+        return make_exchange(((key, event), _SETTLED))
 
     def renew(self, key: str, event: Renew) -> Exchange[Request, object, SettleOutcome]:
         """A step."""
-        return _exchange(((key, event), _SETTLED))
+        return make_exchange(((key, event), _SETTLED))
 
     def release(self, key: str, event: Release) -> Exchange[Request, object, SettleOutcome]:
         """A step."""
-        return _exchange(((key, event), _SETTLED))
+        return make_exchange(((key, event), _SETTLED))
 
     def get(self, key: str) -> Exchange[Request, object, Snapshot | None]:
         """A look."""

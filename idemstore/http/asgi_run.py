@@ -32,6 +32,9 @@ NOT_READ: Final = -1
 """In place of a declared length: the headers have not been looked at. Nobody needs it of a response in one part."""
 
 
+EAGER: Final = sys.version_info >= (3, 12)
+
+
 def start(loop: asyncio.AbstractEventLoop, work: Coroutine[object, object, None]) -> "asyncio.Task[None]":
     """A task of its own. From Python 3.12 on it begins at once: a request that waits for nothing, waits for no loop."""
     if loop.get_task_factory() is not None:
@@ -118,19 +121,40 @@ class Running:
         if extensions:
             inner["extensions"] = {name: value for name, value in extensions.items() if name not in UNSEEN}
         loop = asyncio.get_running_loop()
-        task = start(loop, self._main(app, inner))
-        if self._ended:  # it did not have to wait for anything
-            error, self._error = self._error, None
-            if error is not None:
-                raise error
-            return
-        self._task, self._over = task, loop.create_future()
-        self._home.tasks.add(task)  # until it has ended: the loop itself holds it weakly
-        try:
+        self._task = task = start(loop, self._main(app, inner))
+        if not self._ended:
+            self._home.tasks.add(task)  # until it has ended: the loop itself holds it weakly
+            try:
+                await self._end(loop)
+            except asyncio.CancelledError:
+                self._given_up(loop)
+                raise
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    async def _end(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Wait for the task. One that did not begin at once gets a turn of the loop: having ended by then, it need not
+        say so, which takes another turn.
+        """
+        if not EAGER:
+            await asyncio.sleep(0)
+        if not self._ended:
+            self._over = loop.create_future()
             await self._over
-        except asyncio.CancelledError:
-            self._gone = True  # the server has given the request up: nothing is sent any more
-            raise
+
+    def _given_up(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The server has given the request up, perhaps in the moment of its end: nothing is sent any more, and nobody
+        hears what the application raises.
+        """
+        self._gone = True
+        error, self._error = self._error, None
+        if self._over is None:
+            self._over = loop.create_future()
+            self._over.cancel()
+        elif not self._over.cancelled():
+            error = self._over.exception()
+        self._unheard(error)
 
     async def _main(self, app: AsgiApp, scope: Scope) -> None:
         """The task of a request: run the application to its end; record what it answers, or that it failed.
@@ -178,6 +202,11 @@ class Running:
         elif not over.done():
             over.set_exception(error)
         else:
+            self._unheard(error)
+
+    def _unheard(self, error: BaseException | None) -> None:
+        """Say what nobody has heard."""
+        if isinstance(error, Exception):
             log.error("%s failed, and its client is gone", redact(self._ask.stored), exc_info=error)
 
     def _quiet(self) -> None:
@@ -224,6 +253,8 @@ class Running:
         """A part of the response. It goes on as it comes, the last one once the record is completed."""
         kind = message["type"]
         if kind == "http.response.body":
+            if not self._status:
+                raise RuntimeError("the application sent http.response.body before http.response.start")
             return self._part(message)
         if kind == "http.response.start":
             return self._begin(message)

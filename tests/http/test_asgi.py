@@ -219,6 +219,81 @@ def test_errors_of_a_detached_application_are_logged(caplog: pytest.LogCaptureFi
     assert "client is gone" in caplog.text
 
 
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize("turns", range(6))
+def test_an_error_is_told_exactly_once(turns: int, waits: bool, caplog: pytest.LogCaptureFixture):
+    """To the server, or to the log where that has cancelled the request, at whatever turn of the loop it did so."""
+    begun: list[bool] = []
+
+    async def test(store: AsyncStore) -> None:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            begun.append(True)
+            if waits:
+                await asyncio.sleep(0)
+            raise ValueError("broken")
+
+        visit = Visit(b"{}")
+        wrapped = IdempotencyMiddleware(app, store, POLICY)
+        task = asyncio.ensure_future(wrapped(scope(), visit.receive, visit.send))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        (error,) = await asyncio.gather(task, return_exceptions=True)
+        await until(lambda: not wrapped.tasks)
+        assert isinstance(error, ValueError | asyncio.CancelledError)
+        logged = "client is gone" in caplog.text
+        assert logged == (isinstance(error, asyncio.CancelledError) and bool(begun))
+        assert await state(store) is None
+        assert visit.sent == []
+
+    with caplog.at_level(logging.ERROR, "idemstore.http"):
+        run(test)
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_a_cancellation_at_any_turn_of_the_loop(turns: int):
+    """The application runs to its end or not at all, and what it answers is sent whole or not at all."""
+
+    async def test(store: AsyncStore) -> None:
+        ran: list[str] = []
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            ran.append("begun")
+            await asyncio.sleep(0)
+            await answer(b"done")(scope, receive, send)
+            ran.append("ended")
+
+        visit = Visit(b"{}")
+        wrapped = IdempotencyMiddleware(app, store, POLICY)
+        task = asyncio.ensure_future(wrapped(scope(), visit.receive, visit.send))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        (error,) = await asyncio.gather(task, return_exceptions=True)
+        await until(lambda: not wrapped.tasks)
+        assert ran in ([], ["begun", "ended"])
+        assert await state(store) is (State.COMPLETED if ran else None)
+        assert len(visit.sent) == 3 or (visit.sent == [] and isinstance(error, asyncio.CancelledError))
+
+    run(test)
+
+
+def test_a_body_before_its_start():
+    """It is an error of the application, which the server is told; nothing is kept."""
+
+    async def test(store: AsyncStore) -> None:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await send({"type": "http.response.body", "body": b"early"})
+
+        visit = Visit(b"{}")
+        with pytest.raises(RuntimeError, match=r"before http\.response\.start"):
+            await IdempotencyMiddleware(app, store, POLICY)(scope(), visit.receive, visit.send)
+        assert await state(store) is None
+        assert visit.sent == []
+
+    run(test)
+
+
 def test_a_loop_that_shuts_down_frees_the_key():
     """What runs is cancelled, and the next request with the key runs at once."""
     seen: list[State | None] = []
