@@ -229,7 +229,10 @@ class AsyncPool(_Places[L]):
 
     def idle(self) -> L | None:
         """A connection that is there, without waiting for anybody."""
-        return None if self._closed else self._fresh()
+        idle = self._idle
+        if idle and not self._closed and time.monotonic() - idle[-1].used < MAX_IDLE:
+            return idle.pop()
+        return None
 
     async def take(self, deadline: float) -> L:
         """A connection, or ``StoreTimeout``."""
