@@ -33,14 +33,14 @@ def duration(name: str, value: Duration) -> int:
         raise _bad_duration(name, value) from None
 
 
-def retention(value: Duration | None) -> int | None:
+def retention(value: Duration | None, name: str = "retention") -> int | None:
     """How long a record is kept; None: for ever."""
     if value is None:
         return None
     try:
-        return _micros("retention", value)
+        return _micros(name, value)
     except TypeError:
-        raise _bad_duration("retention", value) from None
+        raise _bad_duration(name, value) from None
 
 
 def lease_and_retention(lease: Duration, kept: Duration | None) -> tuple[int, int | None]:

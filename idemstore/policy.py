@@ -97,7 +97,7 @@ class Policy:
         """Refuse what no call could use."""
         checks.duration("lease", self.lease)
         checks.retention(self.retention)
-        kept = checks.retention(self.failure_retention)
+        kept = checks.retention(self.failure_retention, "failure_retention")
         longest = checks.duration("max_back_off", self.max_back_off)
         if (checks.back_off(self.back_off, kept, "back_off") or 0) > longest:
             raise ConfigurationError(f"Policy.back_off ({self.back_off}) is beyond max_back_off: raise that, too")
@@ -150,7 +150,7 @@ class Policy:
         """The back-off after this attempt, in seconds."""
         first = checks.back_off(self.back_off, None) or 0
         longest = checks.duration("max_back_off", self.max_back_off)
-        kept = checks.retention(self.failure_retention)
+        kept = checks.retention(self.failure_retention, "failure_retention")
         pause = min(first << min(attempt - 1, MOST_DOUBLINGS), longest)
         return (pause if kept is None else min(pause, kept)) / MICROSECONDS
 

@@ -5,11 +5,10 @@ the key, claims that, and asks ``meet`` what the outcome means. Where the applic
 response means for the key. Nothing else decides.
 """
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, assert_never
 
-from idemstore import checks
 from idemstore.checks import Duration
 from idemstore.errors import (
     ConfigurationError,
@@ -36,6 +35,7 @@ from idemstore.http.choices import (
     keep_client_errors,
     method_and_path,
 )
+from idemstore.http.door import check_bounds, check_kinds, check_names
 from idemstore.http.facts import Headers, Request, Response, new_request, values
 from idemstore.http.keyformat import BadKey, KeyFormat
 from idemstore.http.plans import (
@@ -70,18 +70,6 @@ HOP_BY_HOP: Final = frozenset(
 )
 """Never stored: they are about one connection, and the length is counted anew."""
 ABANDONED_RETRY: Final = 60
-KINDS: Final[Mapping[str, type]] = {
-    "takeover": bool,
-    "required": bool,
-    "key_format": KeyFormat,
-    "store_down": StoreDown,
-    "lease_loss": LeaseLoss,
-    "on_mismatch": OnMismatch,
-    "large_request": LargeRequest,
-    "namespace": str,
-    "problem_base": str,
-}
-"""Fields that take one kind of value and no other: ``takeover="no"`` would be true."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +147,7 @@ class HttpPolicy:
         """Refuse what no request could use."""
         if not callable(self.scope):
             raise ConfigurationError("HttpPolicy.scope is a function of the request, or single_tenant() said out loud")
-        self._check_names()
+        check_names(self)
         object.__setattr__(self, "headers", tuple(name.lower() for name in self.headers))
         object.__setattr__(self, "methods", frozenset(self.methods))
         object.__setattr__(self, "not_replayed", frozenset(name.lower() for name in self.not_replayed))
@@ -167,39 +155,8 @@ class HttpPolicy:
         compares = self.fingerprint is not None and self.on_mismatch is not OnMismatch.IGNORE
         object.__setattr__(self, "_compares", compares)
         object.__setattr__(self, "_separates", self.on_mismatch is OnMismatch.SEPARATE)
-        self._check_kinds()
-        for name in ("lease", "patience"):
-            checks.duration(name, getattr(self, name))
-        checks.retention(self.retention)
-        checks.retention(self.failure_retention)
-        checks.seconds_to_wait(self.wait)
-        for name, least in (("max_request", 1), ("max_response", 0), ("retry_after", 1)):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < least:
-                raise ConfigurationError(f"HttpPolicy.{name} is a whole number from {least}")
-        for name in ("mismatch_status", "in_flight_status", "not_kept_status", "replay_status"):
-            status = getattr(self, name)
-            if status is not None and not (isinstance(status, int) and 200 <= status <= 599):
-                raise ConfigurationError(f"HttpPolicy.{name} is a status from 200 to 599, not {status!r}")
-
-    def _check_names(self) -> None:
-        """Refuse names that no request has."""
-        for name in ("headers", "methods", "not_replayed"):
-            if isinstance(getattr(self, name), str):  # a str is its letters: no key would be found, nothing protected
-                raise ConfigurationError(f"HttpPolicy.{name} is several names, such as ({getattr(self, name)!r:.40},)")
-        if not self.headers or not all(isinstance(name, str) and name.isascii() and name for name in self.headers):
-            raise ConfigurationError("HttpPolicy.headers is a tuple of header names")
-        if not all(len(method) > 1 and method == method.upper() for method in self.methods):
-            raise ConfigurationError("HttpPolicy.methods is a set of methods in upper case")
-
-    def _check_kinds(self) -> None:
-        """Refuse values of another kind, which would be taken for something else."""
-        for name, kind in KINDS.items():
-            if not isinstance(getattr(self, name), kind):
-                raise ConfigurationError(f"HttpPolicy.{name} is a {kind.__name__}, not {getattr(self, name)!r:.40}")
-        for name in ("routes", "fingerprint", "fate", "rewrite", "binds", "reshape"):
-            given = getattr(self, name)
-            if not (callable(given) or (given is None and name not in ("fate", "binds"))):
-                raise ConfigurationError(f"HttpPolicy.{name} is a function, not {given!r:.40}")
+        check_kinds(self)
+        check_bounds(self)
 
     # -- a request comes in ------------------------------------------------------------------------------------------
 

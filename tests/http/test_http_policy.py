@@ -390,16 +390,31 @@ def test_an_api_may_have_error_bodies_of_its_own():
         {"routes": "/orders"},
         {"wait": -1},
         {"retention": 0},
+        {"failure_retention": 0},
         {"patience": 0},
         {"headers": "idempotency-key"},
         {"not_replayed": "set-cookie"},
+        {"headers": ("idempotency key",)},
+        {"replay_header": "idempotency-replayed"},
+        {"replay_header": ("idempotency-replayed",)},
+        {"replay_header": ("idempotency replayed", "true")},
+        {"replay_header": ("", "true")},
+        {"replay_header": ("idempotency-replayed", True)},
+        {"replay_header": ("idempotency-replayed", "true\r\nset-cookie: a=b")},
+        {"replay_header": ("idempotency-replayed", " true")},
     ],
     ids=str,
 )
 def test_a_policy_that_no_request_could_use_is_refused(wrong: dict[str, object]):
     """When it is made, not when it is needed."""
-    with pytest.raises((ConfigurationError, InvalidInput)):
+    with pytest.raises((ConfigurationError, InvalidInput), match=next(iter(wrong))):
         replace(POLICY, **wrong)
+
+
+@pytest.mark.parametrize("header", [None, ("X-Replayed", ""), ("x-replayed", "t"), ("x-replayed", "yes, it is")])
+def test_a_header_that_responses_can_have(header: tuple[str, str] | None):
+    """It is taken as it is."""
+    assert replace(POLICY, replay_header=header).replay_header == header
 
 
 def test_a_blank_header_names_nobody():
