@@ -17,6 +17,7 @@ pytest.importorskip("motor")
 import mongodb_servers
 from mongodb_servers import MODES, Fail, emulation, opened
 
+import idemstore
 from idemstore.errors import (
     AccessDenied,
     SchemaError,
@@ -306,3 +307,17 @@ def test_modes_are_all_tested():
     """Sync, async and Motor."""
     assert set(MODES) == {"sync", "async", "motor"}
     assert mongodb_servers.SCHEMES["motor"] == "mongodb+motor"
+
+
+@pytest.mark.parametrize("hosts", ["127.0.0.1:1", "127.0.0.1:1,127.0.0.1:2"])
+def test_a_server_that_is_not_there_is_told_in_a_sentence(hosts: str):
+    """Which addresses, and why: not PyMongo's view of the whole topology."""
+    with idemstore.open(f"mongodb://{hosts}/db?timeout=0.2") as store, pytest.raises(StoreUnavailable) as caught:
+        store.ping()
+    text = str(caught.value)
+    assert all(f"{host}: [Errno" in text for host in hosts.split(","))
+    assert "Connection refused" in text
+    assert "Topology" not in text
+    assert "Timeout" not in text
+    assert "timeouts" not in text
+    assert len(text) < 250

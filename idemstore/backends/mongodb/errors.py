@@ -4,6 +4,7 @@ The text of a server error may repeat the whole command, keys and results includ
 error itself chained: its code and name are. Network errors hold addresses and no more, and are chained.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Final, NoReturn
 
@@ -66,6 +67,8 @@ MISFIT: Final = {
 TRANSIENT: Final = "TransientTransactionError"
 
 Failure = PyMongoError | BSONError
+
+_TIMEOUTS: Final = re.compile(r" \(configured timeouts: [^)]*\)")
 
 
 def worth_resending(error: PyMongoError) -> bool:
@@ -142,12 +145,17 @@ def _unreadable(error: BSONError) -> IdemstoreError:
     )
 
 
+def _plain(error: PyMongoError) -> str:
+    """What went wrong, without the time-outs and the whole topology that PyMongo adds to it."""
+    return _TIMEOUTS.sub("", str(error).partition(", Timeout: ")[0])
+
+
 def _unreachable(error: PyMongoError, timeout: float) -> IdemstoreError:
     """What went wrong between here and the server."""
     match error:
         case ServerSelectionTimeoutError():
             return StoreUnavailable(
-                f"no MongoDB primary could be reached within {timeout:g} s: is the URL right? {error}"
+                f"no MongoDB primary could be reached within {timeout:g} s: is the URL right? {_plain(error)}"
             )
         case WaitQueueTimeoutError():
             return StoreTimeout(
@@ -158,7 +166,9 @@ def _unreachable(error: PyMongoError, timeout: float) -> IdemstoreError:
         case NotPrimaryError():
             return StoreUnavailable("MongoDB is electing a new primary: repeat the call, which is safe")
         case ConnectionFailure() | ConfigurationError():
-            return StoreUnavailable(f"the connection to MongoDB failed: {error}; repeat the call, which is safe")
+            return StoreUnavailable(
+                f"the connection to MongoDB failed: {_plain(error)}; repeat the call, which is safe"
+            )
         case _ if error.timeout:
             return StoreTimeout(f"MongoDB did not answer within {timeout:g} s: repeat the call, which is safe")
         case _:
