@@ -116,12 +116,12 @@ class Running:
 
     async def serve(self, app: AsgiApp, scope: Scope) -> None:
         """Run the application in a task of its own, which goes on where this one is cancelled."""
-        inner = {**scope, OPERATION: self.operation}
         extensions = scope.get("extensions")
-        if extensions:
-            inner["extensions"] = {name: value for name, value in extensions.items() if name not in UNSEEN}
+        if extensions and not UNSEEN.isdisjoint(extensions):
+            scope = {**scope, "extensions": {name: extensions[name] for name in extensions if name not in UNSEEN}}
+        scope[OPERATION] = self.operation  # no copy where none is needed: what stands around us reads the route there
         loop = asyncio.get_running_loop()
-        self._task = task = start(loop, self._main(app, inner))
+        self._task = task = start(loop, self._main(app, scope))
         if not self._ended:
             self._home.tasks.add(task)  # until it has ended: the loop itself holds it weakly
             try:

@@ -305,21 +305,23 @@ class AdapterContract:
 
     def test_a_completion_that_is_lost_is_sent_again(self, bench: Bench) -> None:
         """Replies or requests lost, a few times over: the record is there all the same."""
+        bench.post("before")  # a server that has just started may have to be told its scripts, which takes another call
         for key, lose in (("a", bench.faults.lose_request), ("b", bench.faults.lose_reply)):
             bench.faults.passing()
             for _ in range(4):
                 lose()
             first, again = bench.post(key), bench.post(key)
             assert (first.status, again.status, again.body) == (201, 201, first.body)
-        assert bench.desk.runs == 2
+        assert bench.desk.runs == 3
 
     def test_work_that_is_done_is_answered_although_the_store_is_gone(self, bench: Bench) -> None:
         """The client gets its response; the record stays in flight until its lease ends."""
         bench.use(patience=0.2)
+        bench.post("before")  # as above
         bench.faults.passing()
         for _ in range(50):
             bench.faults.lose_request()
-        assert bench.post().body == b"run 1"
+        assert bench.post().body == b"run 2"
         assert bench.state() is State.IN_FLIGHT
 
     def test_a_stale_owner_is_not_told_that_it_succeeded(self, bench: Bench) -> None:

@@ -533,6 +533,22 @@ def test_handlers_see_their_operation():
     run(test)
 
 
+def test_what_stands_around_it_sees_what_the_application_says_in_its_scope():
+    """Routers leave the route there, for metrics and traces."""
+
+    async def test(store: AsyncStore) -> None:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            scope["route"] = "/orders/{id}"
+            await answer(b"ok")(scope, receive, send)
+
+        visit, connection = Visit(b"{}"), scope()
+        connection["extensions"] = {"tls": {}}
+        await IdempotencyMiddleware(app, store, POLICY)(connection, visit.receive, visit.send)
+        assert connection["route"] == "/orders/{id}"
+
+    run(test)
+
+
 def test_ways_past_the_record_are_not_offered():
     """Applications send the body itself; other extensions stay."""
 
