@@ -129,6 +129,7 @@ class Running:
             except asyncio.CancelledError:
                 self._given_up(loop)
                 raise
+        scope.pop(OPERATION, None)
         error, self._error = self._error, None
         if error is not None:
             raise error

@@ -545,6 +545,7 @@ def test_what_stands_around_it_sees_what_the_application_says_in_its_scope():
         connection["extensions"] = {"tls": {}}
         await IdempotencyMiddleware(app, store, POLICY)(connection, visit.receive, visit.send)
         assert connection["route"] == "/orders/{id}"
+        assert "idemstore.operation" not in connection
 
     run(test)
 
