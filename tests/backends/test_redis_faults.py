@@ -370,6 +370,19 @@ def test_a_store_that_is_closed_under_its_callers_keeps_no_connection(lab, proxy
     assert proxy.connections == 0
 
 
+def test_calls_of_a_closed_store_keep_their_time(lab, proxy):
+    """A store that is closed under its callers while the server is silent: each of them gets an answer in time."""
+    store = through(proxy, lab, "timeout=0.6&max_connections=2")
+    store.ping()
+    proxy.stall()
+    with within(0.6):
+        calls = [lab.background(partial(store.claim, lab.key())) for _ in range(3)]
+        time.sleep(0.2)  # nothing tells that a call is on its way, or waits for a connection
+        store.close()
+        for call in calls:
+            raises(StoreTimeout, call.result)
+
+
 def test_a_late_reply_goes_to_nobody(lab, proxy):
     """A call that timed out leaves a reply on the wire; no later call of any thread gets it."""
     keys = [lab.key() for _ in range(8)]
