@@ -155,9 +155,9 @@ for opener, url in ((idemstore.open_async, "postgresql://h/db"), (idemstore.open
 
 
 def test_startup_settings():
-    """The session ends statements itself and reads what is committed; a pooler is sent neither."""
+    """The session ends statements itself, reads what is committed and follows indexes; a pooler is sent none of it."""
     assert target("postgresql://h/db").startup(2.5) == (
-        "-c statement_timeout=2500 -c default_transaction_isolation=read\\ committed"
+        "-c statement_timeout=2500 -c default_transaction_isolation=read\\ committed -c enable_seqscan=off"
     )
     assert target("postgresql://h/db?options=-c%20synchronous_commit=off").startup(1).endswith("synchronous_commit=off")
     assert target("postgresql://h/db?pgbouncer=1").startup(2.5) == ""
