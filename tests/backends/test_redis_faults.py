@@ -262,6 +262,7 @@ class Odd:
         ([b"$abc\r\n"], StoreMisbehaved),
         ([b":1\r\n"], StoreMisbehaved),
         ([b"*1\r\n$5\r\nhello\r\n"], StoreMisbehaved),
+        ([b"*1\r\n" * 5000], StoreMisbehaved),
         ([b"-ERR unknown command 'EVALSHA', with args beginning with: 'token' \r\n"], StoreMisbehaved),
         ([b"-MOVED 5 127.0.0.1:1\r\n"], ConfigurationError),
         ([b"-LOADING Redis is loading the dataset in memory\r\n"], StoreUnavailable),
