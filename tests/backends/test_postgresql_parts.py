@@ -1,12 +1,15 @@
 """The PostgreSQL family without a server: URLs, texts, frames, refusals, batches, pools, the wire."""
 
 import asyncio
+import gc
 import json
 import struct
 import subprocess
 import sys
 import threading
 import time
+import weakref
+from contextvars import ContextVar
 from functools import partial
 
 import pytest
@@ -771,5 +774,28 @@ def test_alarm():
         alarm.stop()
         await asyncio.sleep(0.03)
         assert len(rung) == 2
+
+    asyncio.run(main())
+
+
+def test_an_alarm_keeps_nothing_of_its_caller():
+    """Its timer outlives the call that set it: what that had in its context must not live as long."""
+    mine = ContextVar("mine")
+
+    async def call(alarm):
+        payload = partial(call)
+        mine.set(payload)
+        alarm.set(soon(60))
+        await asyncio.sleep(0)
+        alarm.clear()
+        return weakref.ref(payload)
+
+    async def main():
+        alarm = Alarm(lambda: None)
+        alive = await asyncio.create_task(call(alarm))
+        await asyncio.sleep(0)  # the loop has let go of the task
+        gc.collect()
+        assert alive() is None
+        alarm.stop()
 
     asyncio.run(main())
