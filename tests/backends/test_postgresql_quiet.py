@@ -356,7 +356,7 @@ def test_fence_grows_across_a_life_that_came_between(lab, end, many):
 @pytest.mark.parametrize("end", ["release_v1(%(key)s || n, 't')", "forget_v1(%(key)s || n)"])
 def test_no_life_is_shorter_than_an_instant(subject, end):
     """Claimed and deleted in one statement, which is as fast as it can be: what claims rely on holds still."""
-    claim = "{table}_claim_v1(%(key)s || n, 't', NULL, 1000000, 1000000, true)"
+    claim = "{table}_claim_v1(%(key)s || n, 't', NULL, 1000000, 1000000, true, NULL)"
     text = f"SELECT {claim}, {{table}}_{end}, {NOW.removeprefix('SELECT ')} FROM generate_series(1, 200) AS n"
     for frame, answer, after in subject.execute(text, key="instant"):
         assert bytes(answer) in (b"D", b"Y")
