@@ -6,6 +6,7 @@ rings, looks who is late by then.
 """
 
 import asyncio
+import contextvars
 import math
 import time
 from types import TracebackType
@@ -48,6 +49,8 @@ class Deadlines:
         self.open = set[Bound]()
         self._timer: asyncio.TimerHandle | None = None
         self._due = math.inf
+        self._context = contextvars.Context()
+        """The timer's own: it outlives the call that started it, and must not keep what that one carries."""
 
     def bound(self, deadline: float) -> Bound:
         """The present task must not stay in the block for longer than until then (monotonic clock)."""
@@ -60,8 +63,8 @@ class Deadlines:
             self._start(bound.deadline)
 
     def close(self) -> None:
-        """No more calls."""
-        if self._timer is not None:
+        """No more calls, but for those that are under way: they keep their deadlines, and the timer with them."""
+        if self._timer is not None and not self.open:
             self._timer.cancel()
             self._timer, self._due = None, math.inf
 
@@ -71,7 +74,7 @@ class Deadlines:
             self._timer.cancel()
         self._due = deadline
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(max(0.0, deadline - time.monotonic()), self._ring)
+        self._timer = loop.call_later(max(0.0, deadline - time.monotonic()), self._ring, context=self._context)
 
     def _ring(self) -> None:
         """Tell those who are late, and wait for the next one."""

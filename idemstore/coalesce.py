@@ -81,6 +81,8 @@ class Coalescer:
         self._key_of, self._fit_straight = how.key, how.straight
         self._carry = driver.execute_together if isinstance(driver, Together) else driver.execute_many
         self._loop = asyncio.get_running_loop()
+        self._context = contextvars.Context()
+        """What the loop calls here runs in it: one call leads to the next, and must not keep what a caller carries."""
         self._queue: deque[Call] = deque()
         self._lobby: deque[Call] = deque()
         """Those for whom the queue has no room."""
@@ -172,9 +174,9 @@ class Coalescer:
             return
         if self._may_leave():
             self._leaving = True
-            self._loop.call_soon(self._leave)
+            self._loop.call_soon(self._leave, context=self._context)
         elif self._queue and self._impatience is None:
-            self._impatience = self._loop.call_later(PATIENCE, self._lose_patience)
+            self._impatience = self._loop.call_later(PATIENCE, self._lose_patience, context=self._context)
 
     def _may_leave(self) -> bool:
         """Whether the wire is free for a batch. Beside other batches only for one that is no mere crumb of them."""
@@ -259,7 +261,7 @@ class Coalescer:
         """In a task of its own, which carries no caller's context and is cancelled with none of them."""
         task = self._loop.create_task(carrying, name="idemstore-batch", context=contextvars.Context())
         self._sent[task] = calls
-        task.add_done_callback(landed)
+        task.add_done_callback(landed, context=self._context)
 
     def _landed(self, task: "asyncio.Task[Sequence[Reply]]") -> None:
         """Hand out the replies; what is to travel alone goes out again."""
@@ -274,7 +276,8 @@ class Coalescer:
             self._release({call.key for call in calls} - self._wire)
         if not self._leaving:
             self._leaving = True
-            self._loop.call_soon(self._leave)  # behind those whom the replies wake
+            # behind those whom the replies wake
+            self._loop.call_soon(self._leave, context=self._context)
 
     def _settle(self, calls: Sequence[Call], replies: Iterable[Reply]) -> list[Call]:
         """Tell every caller that still waits; who must travel alone."""
@@ -328,7 +331,8 @@ class Coalescer:
         if self._alarm is not None:
             self._alarm.cancel()
         self._due = deadline
-        self._alarm = self._loop.call_later(max(0.0, deadline - time.monotonic()), self._ring)
+        left = max(0.0, deadline - time.monotonic())
+        self._alarm = self._loop.call_later(left, self._ring, context=self._context)
 
     def _ring(self) -> None:
         """Tell those whose time is up; set the timer for the next one."""

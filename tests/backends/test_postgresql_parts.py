@@ -1,12 +1,15 @@
 """The PostgreSQL family without a server: URLs, texts, frames, refusals, batches, pools, the wire."""
 
 import asyncio
+import gc
 import json
 import struct
 import subprocess
 import sys
 import threading
 import time
+import weakref
+from contextvars import ContextVar
 from functools import partial
 
 import pytest
@@ -155,9 +158,9 @@ for opener, url in ((idemstore.open_async, "postgresql://h/db"), (idemstore.open
 
 
 def test_startup_settings():
-    """The session ends statements itself and reads what is committed; a pooler is sent neither."""
+    """The session ends statements itself, reads what is committed and follows indexes; a pooler is sent none of it."""
     assert target("postgresql://h/db").startup(2.5) == (
-        "-c statement_timeout=2500 -c default_transaction_isolation=read\\ committed"
+        "-c statement_timeout=2500 -c default_transaction_isolation=read\\ committed -c enable_seqscan=off"
     )
     assert target("postgresql://h/db?options=-c%20synchronous_commit=off").startup(1).endswith("synchronous_commit=off")
     assert target("postgresql://h/db?pgbouncer=1").startup(2.5) == ""
@@ -771,5 +774,28 @@ def test_alarm():
         alarm.stop()
         await asyncio.sleep(0.03)
         assert len(rung) == 2
+
+    asyncio.run(main())
+
+
+def test_an_alarm_keeps_nothing_of_its_caller():
+    """Its timer outlives the call that set it: what that had in its context must not live as long."""
+    mine = ContextVar("mine")
+
+    async def call(alarm):
+        payload = partial(call)
+        mine.set(payload)
+        alarm.set(soon(60))
+        await asyncio.sleep(0)
+        alarm.clear()
+        return weakref.ref(payload)
+
+    async def main():
+        alarm = Alarm(lambda: None)
+        alive = await asyncio.create_task(call(alarm))
+        await asyncio.sleep(0)  # the loop has let go of the task
+        gc.collect()
+        assert alive() is None
+        alarm.stop()
 
     asyncio.run(main())

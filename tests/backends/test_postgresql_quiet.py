@@ -214,6 +214,42 @@ def test_purge_follows_the_index(lab):
     lab.subject.execute("DELETE FROM {table} WHERE key LIKE 'bulk%%'", unused=None)
 
 
+def test_calls_follow_the_index_since_the_table_was_empty(lab):
+    """A session keeps its plans: those that it made for an empty table must do when the table has grown."""
+    subject = lab.subject
+    keys = [lab.key() for _ in range(3)]
+    with subject.connect() as connection:
+        connection.autocommit = True
+        connection.execute(f"DELETE FROM {subject.table}")
+        connection.execute(f"VACUUM ANALYZE {subject.table}")
+    store = lab.open(f"{subject.url}&pool=1")
+    before = counts(subject)
+    for _ in range(8):
+        whole_lives(store, keys)
+    subject.execute(
+        "INSERT INTO {table} (key, state, token, fence, attempt, lease_until, expires_at, due) "
+        "SELECT g, 1, 'more', 1, 1, e, e, e FROM generate_series(1, 5000) g, (SELECT 9e17::bigint AS e) ends"
+    )
+    whole_lives(store, keys)
+    store.close()
+    added = counts(subject, before["scans"] + 9 * 8 * len(keys)).since(before)
+    subject.execute("DELETE FROM {table}")
+    assert added["sequential"] <= 1, added  # the DELETE's own, before
+
+
+def whole_lives(store, keys):
+    """Claimed, found busy, completed and replayed, taken away; each key by itself."""
+    for key in keys:
+        token = claimed(store.claim(key)).token
+        expect(InFlight, store.claim(key))
+        done(store.renew(key, token))
+        done(store.complete(key, token, b"r"))
+        expect(Completed, store.claim(key))
+        assert store.get(key) is not None
+        assert store.forget(key)
+    store.purge(10)
+
+
 def test_purge_waits_for_nobody(lab):
     """A row that somebody holds is left for the next purge."""
     held, free = lab.key("held"), lab.key("free")
@@ -320,7 +356,7 @@ def test_fence_grows_across_a_life_that_came_between(lab, end, many):
 @pytest.mark.parametrize("end", ["release_v1(%(key)s || n, 't')", "forget_v1(%(key)s || n)"])
 def test_no_life_is_shorter_than_an_instant(subject, end):
     """Claimed and deleted in one statement, which is as fast as it can be: what claims rely on holds still."""
-    claim = "{table}_claim_v1(%(key)s || n, 't', NULL, 1000000, 1000000, true)"
+    claim = "{table}_claim_v1(%(key)s || n, 't', NULL, 1000000, 1000000, true, NULL)"
     text = f"SELECT {claim}, {{table}}_{end}, {NOW.removeprefix('SELECT ')} FROM generate_series(1, 200) AS n"
     for frame, answer, after in subject.execute(text, key="instant"):
         assert bytes(answer) in (b"D", b"Y")

@@ -162,6 +162,20 @@ def test_outdated_schema(lab, schema):
     done(fresh.complete("k", token, b"r"))
 
 
+@pytest.mark.parametrize("options", [{}, {"pgbouncer": 1}], ids=["prepared", "pooled"])
+def test_a_function_of_our_name_with_other_parameters(lab, schema, options):
+    """It stays what it is, and no call of ours takes it for ours, or finds that it cannot tell."""
+    store = lab.open(at(lab.subject.url, schema=schema, **options))
+    function = f"{schema}.idemstore_claim_v1(text, text, bytea, bigint, bigint, boolean)"
+    with lab.subject.connect() as connection:
+        connection.execute(f"CREATE FUNCTION {function} RETURNS bytea LANGUAGE sql AS $$ SELECT 'theirs'::bytea $$")
+        store.migrate()
+        for outcome in (store.claim("one"), *store.claim_many(["two", "three"])):
+            claimed(outcome)
+        (theirs,) = connection.execute(f"SELECT {schema}.idemstore_claim_v1('', '', '', 1, 1, true)").fetchone()
+    assert theirs == b"theirs"
+
+
 def test_newer_schema(lab, schema):
     """A database of a newer idemstore is left alone; while our functions are there they work, without them the error
     says to upgrade.

@@ -262,6 +262,7 @@ class Odd:
         ([b"$abc\r\n"], StoreMisbehaved),
         ([b":1\r\n"], StoreMisbehaved),
         ([b"*1\r\n$5\r\nhello\r\n"], StoreMisbehaved),
+        ([b"*1\r\n" * 5000], StoreMisbehaved),
         ([b"-ERR unknown command 'EVALSHA', with args beginning with: 'token' \r\n"], StoreMisbehaved),
         ([b"-MOVED 5 127.0.0.1:1\r\n"], ConfigurationError),
         ([b"-LOADING Redis is loading the dataset in memory\r\n"], StoreUnavailable),
@@ -368,6 +369,19 @@ def test_a_store_that_is_closed_under_its_callers_keeps_no_connection(lab, proxy
     while proxy.connections and time.monotonic() < deadline:
         time.sleep(0.01)
     assert proxy.connections == 0
+
+
+def test_calls_of_a_closed_store_keep_their_time(lab, proxy):
+    """A store that is closed under its callers while the server is silent: each of them gets an answer in time."""
+    store = through(proxy, lab, "timeout=0.6&max_connections=2")
+    store.ping()
+    proxy.stall()
+    with within(0.6):
+        calls = [lab.background(partial(store.claim, lab.key())) for _ in range(3)]
+        time.sleep(0.2)  # nothing tells that a call is on its way, or waits for a connection
+        store.close()
+        for call in calls:
+            raises(StoreTimeout, call.result)
 
 
 def test_a_late_reply_goes_to_nobody(lab, proxy):

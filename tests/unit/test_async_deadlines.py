@@ -1,8 +1,11 @@
 """``Deadlines``: what ``asyncio.timeout`` promises, with one timer for many calls."""
 
 import asyncio
+import gc
 import time
+import weakref
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 
 import pytest
 
@@ -148,5 +151,45 @@ def test_closing() -> None:
         assert timers() == 0
         with pytest.raises(TimeoutError):
             await stay(deadlines, 0.01)
+
+    run(scenario)
+
+
+def test_closing_under_a_call() -> None:
+    """Its deadline still comes: nothing waits for ever."""
+
+    async def scenario(deadlines: Deadlines) -> None:
+        calls = [asyncio.create_task(stay(deadlines, seconds)) for seconds in (0.01, 0.03)]
+        await asyncio.sleep(0)
+        deadlines.close()
+        await asyncio.wait(calls, timeout=1)
+        assert all(call.done() and isinstance(call.exception(), TimeoutError) for call in calls)
+        await asyncio.sleep(0)
+        assert timers() == 0
+
+    run(scenario)
+
+
+def test_the_timer_keeps_nothing_of_its_caller() -> None:
+    """It outlives the call that started it: what that had in its context must not live as long."""
+
+    async def scenario(deadlines: Deadlines) -> None:
+        alive = await asyncio.create_task(call(deadlines))
+        await asyncio.sleep(0)  # the loop has let go of the task
+        gc.collect()
+        assert timers() == 1
+        assert alive() is None
+
+    class Payload:
+        """What a request carries along."""
+
+    variable = ContextVar[Payload]("variable")
+
+    async def call(deadlines: Deadlines) -> "weakref.ref[Payload]":
+        payload = Payload()
+        variable.set(payload)
+        with deadlines.bound(time.monotonic() + 60):
+            await asyncio.sleep(0)
+        return weakref.ref(payload)
 
     run(scenario)

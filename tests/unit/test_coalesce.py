@@ -2,7 +2,9 @@
 
 import asyncio
 import contextvars
+import gc
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
 import pytest
@@ -620,6 +622,38 @@ def test_a_batch_carries_nobodys_context():
         lab.wire.trips[1].land()
         await asyncio.gather(*tasks)
         assert seen == ["nobody's"]
+
+    run(main)
+
+
+def test_batch_after_batch_keeps_nothing_of_a_caller():
+    """What a caller has set for itself goes with it, however long others keep the wire busy."""
+    mine: contextvars.ContextVar[Lab] = contextvars.ContextVar("mine")
+
+    async def request(lab: Lab) -> "weakref.ref[Lab]":
+        payload = Lab()
+        mine.set(payload)
+        await asyncio.gather(lab.call("b1"), lab.call("c1"))
+        return weakref.ref(payload)
+
+    async def main() -> None:
+        lab = Lab()
+        others = [lab.call("a1")]
+        await turns()
+        gone = asyncio.create_task(request(lab))
+        await turns()
+        for number in range(3):
+            others.append(lab.call(f"d{number}"))
+            await turns()
+            lab.wire.trips[number].land()
+            await turns()
+        alive = gone.result()
+        del gone
+        gc.collect()
+        assert len(lab.wire.trips) == 4
+        assert alive() is None
+        lab.wire.trips[3].land()
+        await asyncio.gather(*others)
 
     run(main)
 

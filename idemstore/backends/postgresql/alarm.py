@@ -6,6 +6,7 @@ whether the call that is under way *now* is late, and if not, is set for that on
 """
 
 import asyncio
+import contextvars
 import time
 from collections.abc import Callable
 
@@ -17,6 +18,8 @@ class Alarm:
         """``ring`` is called when a call comes to its deadline."""
         self._ring = ring
         self._loop = asyncio.get_running_loop()
+        self._context = contextvars.Context()
+        """The timer's own: it outlives the call that set it, and must not keep what that one carries."""
         self._deadline: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
@@ -43,7 +46,8 @@ class Alarm:
         if self._timer is not None:
             self._timer.cancel()
         self._due = deadline
-        self._timer = self._loop.call_later(max(0.0, deadline - time.monotonic()), self._look)
+        left = max(0.0, deadline - time.monotonic())
+        self._timer = self._loop.call_later(left, self._look, context=self._context)
 
     def _look(self) -> None:
         """Is the present call late?"""

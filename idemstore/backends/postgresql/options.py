@@ -83,11 +83,13 @@ class Target:
         """The ``options`` of the startup packet: settings that cost no round trip. A pooler would refuse ours.
 
         The server itself ends what takes longer than the store's time-out: a call that was given up never comes into
-        force much later. Read committed is what the functions are written for (each statement sees the newest rows).
+        force much later. Read committed is what the functions are written for (each statement sees the newest rows). A
+        session keeps its plans, and may have made them when the table was empty: every one is to follow an index.
         """
         ours = (
             f"-c statement_timeout={max(1, math.ceil(timeout * 1000))}",
             "-c default_transaction_isolation=read\\ committed",
+            "-c enable_seqscan=off",
         )
         given = self.options.options
         return " ".join((*(() if self.options.pgbouncer else ours), *((given,) if given else ())))

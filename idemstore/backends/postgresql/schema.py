@@ -81,7 +81,7 @@ class Schema:
         self.schema, self.table = schema, table
         self.qualified = f"{identifier(schema)}.{identifier(table)}"
         self._notify = notify
-        self.claim = self._claim("ttbiif") if prepared else self._call("claim", "ttbiif")
+        self.claim = self._claim("ttbiif") if prepared else self._call("claim", "ttbiif", "NULL")
         self.complete = self._told("complete", "ttbi")
         self.fail = self._told("fail", "ttbii")
         self.renew = self._call("renew", "ttib")
@@ -135,9 +135,9 @@ class Schema:
         """What a look at a record tells whoever claims it, as an expression."""
         return self._text("known", token=token, fingerprint=fingerprint)
 
-    def _call(self, name: str, types: str) -> Statement:
+    def _call(self, name: str, types: str, *constants: str) -> Statement:
         """The call of a function that answers one value."""
-        places = ", ".join(f"${number}" for number in range(1, len(types) + 1))
+        places = ", ".join((*(f"${number}" for number in range(1, len(types) + 1)), *constants))
         return Statement(name, f"SELECT {self._function(name)}({places})", types)
 
     def _many(self, brief: bool = False) -> str:

@@ -60,10 +60,13 @@ _CLASSES: Final[tuple[tuple[type[Exception], str], ...]] = (
     (redis_errors.ConnectionError, "CONNECTION"),
     (redis_errors.TimeoutError, "TIMEOUT"),
     (redis_errors.InvalidResponse, "PROTOCOL"),
+    (RecursionError, "PROTOCOL"),
 )
 
-CLIENT_ERRORS: Final = (redis_errors.RedisError, OSError, ValueError)
-"""What redis-py lets out of a connection: its own errors, those of sockets and TLS, and what its parser chokes on."""
+CLIENT_ERRORS: Final = (redis_errors.RedisError, OSError, ValueError, RecursionError)
+"""What redis-py lets out of a connection: its own errors, those of sockets and TLS, and what a parser chokes on (arrays
+of arrays, thousands deep, too).
+"""
 
 
 def fault(error: Exception, where: Address) -> Fault:

@@ -9,7 +9,7 @@
 -- than an instant, and once the row is in there can be none; so an insert that took longer is given the clock behind it.
 CREATE OR REPLACE FUNCTION {claim}(
     _key text, _token text, _fingerprint bytea, _lease bigint, _keep bigint, _takeover boolean,
-    _there boolean DEFAULT NULL
+    _there boolean
 ) RETURNS bytea LANGUAGE plpgsql VOLATILE AS {body}
 DECLARE
     r {table}%ROWTYPE;

@@ -78,7 +78,7 @@ BEGIN
     LOOP
         place := i.place;
         reply := CASE i.what
-            WHEN 'claim' THEN {claim}(i.key, i.token, i.blob, i.one, i.two, i.flag)
+            WHEN 'claim' THEN {claim}(i.key, i.token, i.blob, i.one, i.two, i.flag, NULL)
             WHEN 'complete' THEN {complete}(i.key, i.token, i.blob, i.one)
             WHEN 'fail' THEN {fail}(i.key, i.token, i.blob, i.one, i.two)
             WHEN 'renew' THEN {renew}(i.key, i.token, i.one, i.blob)
