@@ -66,8 +66,10 @@ class AsyncRedisDriver:
 
     async def _send(self, pool: AsyncPool, request: Request, call: _Call, asking: bool = False) -> Reply:
         """Send once. Whatever goes wrong between the command and its reply, a cancellation too, ends the connection."""
-        line = await self._take(pool, call)
-        since = time.monotonic()
+        line = pool.idle()
+        if line is None:
+            line = await self._take(pool, call)
+        call.where, since = pool.address, time.monotonic()
         try:
             if asking:
                 await ask(line, b"ASKING")
@@ -88,7 +90,8 @@ class AsyncRedisDriver:
             await pool.drop(line)
             await self._interrupted(pool, line.generation, call, since)
             raise
-        await pool.give(line)
+        if not pool.keep(line):
+            await pool.drop(line)
         return reply
 
     async def _take(self, pool: AsyncPool, call: _Call) -> AsyncLine:

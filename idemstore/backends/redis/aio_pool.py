@@ -6,6 +6,7 @@ always.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, Protocol, cast
 
@@ -161,6 +162,50 @@ async def ask(line: AsyncLine, *words: bytes) -> Reply:
     return await line.read_response()
 
 
+class Permits:
+    """Who may use a connection: as ``asyncio.Semaphore``, in a fraction of the steps where nobody has to wait. A permit
+    that comes back goes to whoever has waited longest.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._waiters: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def free(self) -> bool:
+        """Whether there is one that nobody has."""
+        return self._free > 0
+
+    def take_free(self) -> None:
+        """Take one of those."""
+        self._free -= 1
+
+    async def take(self) -> None:
+        """Take one, as soon as there is one. Whoever is cancelled in the moment when it comes passes it on."""
+        if self._free:
+            self._free -= 1
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if not waiter.cancelled():
+                self.give()
+            elif waiter in self._waiters:
+                self._waiters.remove(waiter)
+            raise
+
+    def give(self) -> None:
+        """Give one back."""
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+        self._free += 1
+
+
 class AsyncPool:
     """As ``sync_pool.Pool``, for tasks of one event loop."""
 
@@ -170,7 +215,7 @@ class AsyncPool:
         self.size = size
         self._connect = connect
         self._idle: list[AsyncLine] = []
-        self._permits = asyncio.Semaphore(size)
+        self._permits = Permits(size)
         self._generation = 0
         self._closed = False
 
@@ -182,18 +227,25 @@ class AsyncPool:
     @property
     def full(self) -> bool:
         """Whether every connection is in use."""
-        return self._permits.locked()
+        return not self._permits.free
+
+    def idle(self) -> AsyncLine | None:
+        """As ``take``, where there is one that nobody has to wait for."""
+        if self._idle and self._permits.free:
+            self._permits.take_free()
+            return self._idle.pop()
+        return None
 
     async def take(self, deadline: float) -> AsyncLine:
         """A connection, for the caller alone until ``give`` or ``drop``."""
-        await self._permits.acquire()
+        await self._permits.take()
         if self._idle:
             return self._idle.pop()
         generation = self._generation
         try:
             line = await self._connect(deadline)
         except BaseException:
-            self._permits.release()
+            self._permits.give()
             raise
         line.generation = generation
         return line
@@ -204,15 +256,20 @@ class AsyncPool:
 
     async def give(self, line: AsyncLine) -> None:
         """Back, with no reply outstanding."""
-        if line.generation == self._generation and not self._closed:
-            self._idle.append(line)
-            self._permits.release()
-        else:
+        if not self.keep(line):
             await self.drop(line)
+
+    def keep(self, line: AsyncLine) -> bool:
+        """As ``give``; False where the connection is to be dropped."""
+        if line.generation != self._generation or self._closed:
+            return False
+        self._idle.append(line)
+        self._permits.give()
+        return True
 
     async def drop(self, line: AsyncLine) -> None:
         """Close a connection that something went wrong on. Nothing here waits, so nothing here can be cancelled."""
-        self._permits.release()
+        self._permits.give()
         await line.disconnect(nowait=True)
 
     async def renew(self, generation: int) -> None:
