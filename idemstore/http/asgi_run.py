@@ -252,9 +252,9 @@ class Running:
         return nothing() if self._muted else self._forward(message)
 
     async def _begin(self, message: Message) -> None:
-        """Status and headers; held back until there is a part of the body. They are the application's, which may use
-        them again, and any iterable.
-        """
+        """Status and headers, copied: held back until there is a part of the body."""
+        if self._started:
+            raise RuntimeError("the application sent http.response.start twice")
         if not self._muted:
             self._status, self._pairs = message["status"], list(message.get("headers", ()))
             self._start = {**message, "headers": self._pairs}
@@ -342,7 +342,7 @@ class Running:
 
     async def _late(self, settlement: Settlement, began: float) -> None:
         """Tell the store, although the request is cancelled."""
-        self._owned(settlement, await self._insist(settlement, began))
+        self._muted = not self._owned(settlement, await self._insist(settlement, began))
 
     def _tell(self, settlement: Settlement) -> Awaitable[SettleOutcome]:
         """One call of the store; it may be repeated."""

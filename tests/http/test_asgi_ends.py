@@ -338,7 +338,10 @@ def test_a_lost_claim_is_told_although_the_request_is_cancelled(caplog: pytest.L
             await store.claim(KEY, lease=30, retention=30, fingerprint=None)
             await send(start())
             asyncio.get_running_loop().call_soon(task.cancel)
-            await send(body(b"done"))
+            try:
+                await send(body(b"done"))
+            finally:
+                await send(body(b"this must not look like a success"))
 
         visit = Visit(b"{}")
         with contextlib.suppress(asyncio.CancelledError):
@@ -348,3 +351,22 @@ def test_a_lost_claim_is_told_although_the_request_is_cancelled(caplog: pytest.L
     with caplog.at_level(logging.ERROR, "idemstore.http"):
         run(test)
     assert "taken over while it ran" in caplog.text
+
+
+def test_a_second_start_once_the_response_has_begun():
+    """It is an error of the application; what it says after it is not recorded as a success."""
+
+    async def test(store: AsyncStore) -> None:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await send(start())
+            await send(body(b"first", more=True))
+            await send(start())
+            await send(body(b"second"))
+
+        visit = Visit(b"{}")
+        with pytest.raises(RuntimeError, match="twice"):
+            await IdempotencyMiddleware(app, store, POLICY)(scope(), visit.receive, visit.send)
+        assert len(visit.sent) == 2
+        assert await state(store) is None
+
+    run(test)
