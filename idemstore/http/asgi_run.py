@@ -217,8 +217,7 @@ class Running:
         if not self._incoming.ended:
             return self._incoming.waiting() or await self._incoming.receive()
         if not self._settled:
-            if self._answered is None:
-                self._answered = asyncio.Event()
+            self._answered = self._answered or asyncio.Event()
             if not self._gone:
                 await self._listen(self._answered)
             await self._answered.wait()
@@ -252,12 +251,13 @@ class Running:
         return nothing() if self._muted else self._forward(message)
 
     async def _begin(self, message: Message) -> None:
-        """Status and headers, copied: held back until there is a part of the body."""
+        """Status and headers; held back until there is a part of the body. ASGI takes any iterable of headers."""
         if self._started:
             raise RuntimeError("the application sent http.response.start twice")
+        if not isinstance(message.get("headers", ()), (list, tuple)):
+            message = {**message, "headers": list(message["headers"])}  # they are read twice
         if not self._muted:
-            self._status, self._pairs = message["status"], list(message.get("headers", ()))
-            self._start = {**message, "headers": self._pairs}
+            self._start, self._status, self._pairs = message, message["status"], message.get("headers", ())
 
     async def _part(self, message: Message) -> None:
         """A part of the body."""

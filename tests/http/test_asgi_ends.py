@@ -245,28 +245,6 @@ def test_headers_may_be_any_iterable():
     run(test)
 
 
-def test_a_message_may_be_used_again_once_it_is_sent():
-    """What its client gets, and its retry, is what was sent, not what the application makes of the message later."""
-
-    async def test(store: AsyncStore) -> None:
-        async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            message = start(headers=[(b"x-one", b"1")])
-            await send(message)
-            message["headers"].append((b"x-two", b"2"))
-            message["status"] = 500
-            await send(body(b"done"))
-
-        wrapped = IdempotencyMiddleware(app, store, POLICY)
-        for _ in range(2):
-            visit = Visit(b"{}")
-            await wrapped(scope(), visit.receive, visit.send)
-            got = visit.got()
-            assert got.status == 201
-            assert [name for name, _ in got.headers if name.startswith("x-")] == ["x-one"]
-
-    run(test)
-
-
 def test_a_status_may_be_a_number_of_any_kind():
     """An enum of the application's own is stored as the number that it is."""
 
