@@ -2,9 +2,8 @@
 
 import asyncio
 import logging
-import sys
 import time
-from collections.abc import Awaitable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Sequence
 from functools import partial
 from typing import Final, Protocol
 
@@ -13,10 +12,21 @@ from idemstore.async_insist import async_insist, outlast
 from idemstore.async_keepalive import AsyncKeepalive
 from idemstore.async_store import AsyncStore
 from idemstore.errors import IdemstoreError, StoreUnavailable
-from idemstore.http.asgi_types import AsgiApp, Incoming, Message, Scope, Send, response_headers, send_response
+from idemstore.http.asgi_task import STOPS, as_told, gives_coroutine, nothing, start
+from idemstore.http.asgi_types import (
+    UNSEEN,
+    AsgiApp,
+    Incoming,
+    Message,
+    Scope,
+    Send,
+    declared_length,
+    response_headers,
+    send_response,
+)
 from idemstore.http.choices import COMPLETE, RELEASE
 from idemstore.http.core import OPERATION, Ask, HttpCore, log
-from idemstore.http.facts import Headers, read_length, values
+from idemstore.http.facts import Headers
 from idemstore.http.plans import Settlement
 from idemstore.http.policy import HttpPolicy
 from idemstore.keys import redact
@@ -26,36 +36,8 @@ from idemstore.running import current
 
 GONE: Final[Message] = {"type": "http.disconnect"}
 CANCEL: Final = LeaseLoss.CANCEL
-NAME: Final = "idemstore-request"
-"""Of the tasks. A name that all share is made once."""
 NOT_READ: Final = -1
 """In place of a declared length: the headers have not been looked at. Nobody needs it of a response in one part."""
-
-
-EAGER: Final = sys.version_info >= (3, 12)
-
-
-def start(loop: asyncio.AbstractEventLoop, work: Coroutine[object, object, None]) -> "asyncio.Task[None]":
-    """A task of its own. From Python 3.12 on it begins at once: a request that waits for nothing, waits for no loop."""
-    if loop.get_task_factory() is not None:
-        return loop.create_task(work)
-    if sys.version_info >= (3, 12):
-        return asyncio.Task(work, loop=loop, name=NAME, eager_start=True)
-    return asyncio.Task(work, loop=loop, name=NAME)  # as ``create_task`` does, without its checks
-
-
-async def nothing() -> None:
-    """What is awaited where there is nothing to do."""
-
-
-def declared_length(headers: Headers) -> int | None:
-    """The length that a response says it has."""
-    declared = values(headers, "content-length")
-    return read_length(declared[-1]) if declared else None
-
-
-UNSEEN: Final = frozenset({"http.response.pathsend", "http.response.zerocopysend", "http.response.trailers"})
-"""Ways to answer that would go past the record: applications that are not offered them send the body itself."""
 
 
 class Home(Protocol):
@@ -74,6 +56,7 @@ class Running:
     __slots__ = (
         "_answered",
         "_ask",
+        "_begun",
         "_declared",
         "_ended",
         "_error",
@@ -100,12 +83,12 @@ class Running:
         self.operation = AsyncOperation(home.core.home, home.store, guarded.key, stored, claimed)
         self.operation.live = True
         self._task: asyncio.Task[None] | None = None
-        self._ended = False
+        self._begun = self._ended = False
         self._error: BaseException | None = None
         self._over: asyncio.Future[None] | None = None
         self._start: Message | None = None
         self._status = 0
-        self._pairs: Iterable[tuple[bytes, bytes]] = ()
+        self._pairs: Sequence[tuple[bytes, bytes]] = ()
         self._declared: int | None = NOT_READ
         self._parts: list[bytes] | None = []
         self._size = 0
@@ -136,10 +119,16 @@ class Running:
 
     async def _end(self, loop: asyncio.AbstractEventLoop) -> None:
         """Wait for the task. One that did not begin at once gets a turn of the loop: having ended by then, it need not
-        say so, which takes another turn.
+        say so, which takes another turn. One that was cancelled before that turn never begins.
         """
-        if not EAGER:
-            await asyncio.sleep(0)
+        if not self._begun:
+            try:
+                await asyncio.sleep(0)
+            finally:
+                if not self._begun and self._task is not None and self._task.cancelled():
+                    self._quiet()
+                    await outlast(self._give_back)
+                    self._ends(asyncio.CancelledError())
         if not self._ended:
             self._over = loop.create_future()
             await self._over
@@ -163,6 +152,7 @@ class Running:
         What the server waits for is ``_over``: it hears of the end from here, a step of the loop before the task itself
         has ended, and its cancellation does not reach the task.
         """
+        self._begun = True
         current.set(self.operation)  # this task's context ends with it
         if self._home.policy.lease_loss is CANCEL:
             self.operation.cancel_on_loss()
@@ -171,20 +161,20 @@ class Running:
                 await app(scope, self.receive, self.send)
                 if not self._settled:
                     await self._failed()  # it ended without an answer; the server says 500
-            except asyncio.CancelledError as error:
-                if not await self._stopped(error):
-                    raise
             except Exception:
                 await self._failed()
                 raise
+            except BaseException as error:
+                if not await self._stopped(error):
+                    raise
             finally:
                 if self.operation.live:
                     self._quiet()
-        except asyncio.CancelledError as error:
-            self._ends(error)
+        except STOPS as error:
+            self._ends(as_told(error))
             raise
-        except Exception as error:  # noqa: BLE001 - it goes on to the server, or to the log where that is gone
-            self._ends(error)
+        except BaseException as error:  # noqa: BLE001 - it goes on to the server, or to the log where that is gone
+            self._ends(as_told(error))
         else:
             self._ends(None)
 
@@ -195,19 +185,19 @@ class Running:
             self._home.tasks.discard(self._task)
         if over is None:
             self._error = error
-        elif isinstance(error, asyncio.CancelledError):
-            over.cancel()
         elif error is None:
             if not over.done():
                 over.set_result(None)
-        elif not over.done():
-            over.set_exception(error)
-        else:
+        elif isinstance(error, asyncio.CancelledError):
+            over.cancel()
+        elif over.done():
             self._unheard(error)
+        elif over.get_loop().is_running():  # else the task was closed, and there is nobody to wait for it
+            over.set_exception(error)
 
     def _unheard(self, error: BaseException | None) -> None:
         """Say what nobody has heard."""
-        if isinstance(error, Exception):
+        if error is not None and not isinstance(error, STOPS):
             log.error("%s failed, and its client is gone", redact(self._ask.stored), exc_info=error)
 
     def _quiet(self) -> None:
@@ -228,8 +218,7 @@ class Running:
         if not self._incoming.ended:
             return self._incoming.waiting() or await self._incoming.receive()
         if not self._settled:
-            if self._answered is None:
-                self._answered = asyncio.Event()
+            self._answered = self._answered or asyncio.Event()
             if not self._gone:
                 await self._listen(self._answered)
             await self._answered.wait()
@@ -250,6 +239,7 @@ class Running:
 
     # -- the response ------------------------------------------------------------------------------------------------
 
+    @gives_coroutine
     def send(self, message: Message) -> Awaitable[None]:
         """A part of the response. It goes on as it comes, the last one once the record is completed."""
         kind = message["type"]
@@ -262,7 +252,11 @@ class Running:
         return nothing() if self._muted else self._forward(message)
 
     async def _begin(self, message: Message) -> None:
-        """Status and headers; held back until there is a part of the body."""
+        """Status and headers; held back until there is a part of the body. ASGI takes any iterable of headers."""
+        if self._started:
+            raise RuntimeError("the application sent http.response.start twice")
+        if not isinstance(message.get("headers", ()), (list, tuple)):
+            message = {**message, "headers": list(message["headers"])}  # they are read twice
         if not self._muted:
             self._start, self._status, self._pairs = message, message["status"], message.get("headers", ())
 
@@ -318,12 +312,12 @@ class Running:
 
     async def _settle(self, status: int, headers: Headers, parts: Sequence[bytes] | None) -> bool:
         """Tell the store what became of the request; False where somebody else owns the key."""
-        self._settled = True
         home, ask = self._home, self._ask
         if self._incoming.cut:  # what it answers to half a request is nothing to keep
             settlement = Settlement(RELEASE, b"", None)
         else:
             settlement = home.policy.settle(status, headers, parts, ask.guarded, home.core.limit)
+        self._settled = True  # not before: where the policy raises, the request counts as failed
         began = time.monotonic()
         self._parts = None
         self._quiet()
@@ -333,15 +327,23 @@ class Running:
             except StoreUnavailable:
                 answer = await self._insist(settlement, began)
         except asyncio.CancelledError:  # as ``to_the_end``
-            await outlast(partial(self._insist, settlement, began))
+            await outlast(partial(self._late, settlement, began))
             raise
         except IdemstoreError as error:
             home.core.unrecorded(ask, error)
             return True
+        return self._owned(settlement, answer)
+
+    def _owned(self, settlement: Settlement, answer: SettleOutcome) -> bool:
+        """Whether the key was still this request's; says so where it was not."""
         if isinstance(answer, LeaseLost) and settlement.fate is not RELEASE:
-            home.core.lost(ask)
+            self._home.core.lost(self._ask)
             return False
         return True
+
+    async def _late(self, settlement: Settlement, began: float) -> None:
+        """Tell the store, although the request is cancelled."""
+        self._muted = not self._owned(settlement, await self._insist(settlement, began))
 
     def _tell(self, settlement: Settlement) -> Awaitable[SettleOutcome]:
         """One call of the store; it may be repeated."""
@@ -373,14 +375,16 @@ class Running:
             failure = self._home.policy.failure()
             await self._settle(failure.status, failure.headers, [failure.body or b""])
 
-    async def _stopped(self, error: asyncio.CancelledError) -> bool:
-        """The application was cancelled. True where that was because its claim was taken over: it is answered."""
-        if self.operation.obeyed():
+    async def _stopped(self, error: BaseException) -> bool:
+        """The application was stopped half-way. True where that was because its claim was taken over: it is answered.
+        Where it was closed from outside, nothing can be awaited any more: its lease ends by itself.
+        """
+        if isinstance(error, asyncio.CancelledError) and self.operation.obeyed():
             self._settled = True
             self._home.core.lost(self._ask)
             await self._lose()
             return True
-        if not self._settled:
+        if not self._settled and not isinstance(error, GeneratorExit):
             self._settled = True
             if self._home.policy.takeover:
                 await outlast(self._give_back)

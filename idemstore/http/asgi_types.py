@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
 
-from idemstore.http.facts import Headers, Request, Response, new_request
+from idemstore.http.facts import Headers, Request, Response, new_request, read_length, values
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -13,6 +13,8 @@ AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 BODILESS: Final = frozenset({204, 304})
 """Statuses whose responses have no body, so no length either."""
+UNSEEN: Final = frozenset({"http.response.pathsend", "http.response.zerocopysend", "http.response.trailers"})
+"""Ways to answer that would go past the record: applications that are not offered them send the body itself."""
 
 
 def read_request(scope: Scope) -> Request:
@@ -25,6 +27,12 @@ def read_request(scope: Scope) -> Request:
 def response_headers(pairs: Iterable[tuple[bytes, bytes]]) -> Headers:
     """The headers of a response; applications may write their names in any case."""
     return tuple([(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in pairs])
+
+
+def declared_length(headers: Headers) -> int | None:
+    """The length that a response says it has."""
+    declared = values(headers, "content-length")
+    return read_length(declared[-1]) if declared else None
 
 
 async def send_response(send: Send, response: Response, method: str) -> None:

@@ -17,7 +17,7 @@ _FRONT: Final = len(MAGIC) + 4
 
 def encode_response(status: int, headers: Headers, operation: str, body: Sequence[bytes] | None) -> bytes:
     """What to store. ``body`` in parts, joined here and nowhere else; None: not kept."""
-    parts = [str(status), "none" if body is None else "body", operation]
+    parts = [str(int(status)), "none" if body is None else "body", operation]
     for pair in headers:
         parts += pair
     text = "\0".join(parts)

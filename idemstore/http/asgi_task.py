@@ -1,0 +1,48 @@
+"""The task that an application runs in: how it begins."""
+
+import asyncio
+import inspect
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Final, TypeVar
+
+NAME: Final = "idemstore-request"
+"""Of the tasks. A name that all share is made once."""
+STOPS: Final = (asyncio.CancelledError, KeyboardInterrupt, SystemExit)
+"""What a task raises to its loop; the loop hears of it in any case."""
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def start(loop: asyncio.AbstractEventLoop, work: Coroutine[object, object, None]) -> "asyncio.Task[None]":
+    """A task of its own. From Python 3.12 on it begins at once: a request that waits for nothing, waits for no loop."""
+    if loop.get_task_factory() is not None:
+        return loop.create_task(work)
+    if sys.version_info >= (3, 12):
+        return asyncio.Task(work, loop=loop, name=NAME, eager_start=True)
+    return asyncio.Task(work, loop=loop, name=NAME)  # as ``create_task`` does, without its checks
+
+
+async def nothing() -> None:
+    """What is awaited where there is nothing to do."""
+
+
+def gives_coroutine(function: F) -> F:
+    """Mark a function that returns a coroutine as ``async def`` would: asgiref warns of what is not."""
+    if sys.version_info >= (3, 12):
+        return inspect.markcoroutinefunction(function)
+    function._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
+    return function
+
+
+def as_told(error: BaseException) -> BaseException:
+    """What whoever waits for the task is told of its end. What stops the loop is told to that, and only once; and a
+    ``GeneratorExit`` would not reach a coroutine that waits, but close it.
+    """
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        return asyncio.CancelledError()
+    if isinstance(error, GeneratorExit):
+        told = RuntimeError("the application raised GeneratorExit")
+        told.__cause__ = error
+        return told
+    return error

@@ -1,0 +1,350 @@
+"""How a request under the ASGI middleware may end: errors of every kind, cancellation at every turn, odd messages."""
+
+import asyncio
+import contextlib
+import logging
+import warnings
+from collections.abc import Awaitable, Callable, Sequence
+from enum import Enum
+
+import pytest
+
+import idemstore
+from idemstore.async_store import AsyncStore
+from idemstore.errors import IdemstoreError
+from idemstore.exchange import AsyncDriver, AsyncWatch
+from idemstore.http import Fate, HttpPolicy, keep_everything
+from idemstore.http.asgi import IdempotencyMiddleware
+from idemstore.http.asgi_types import Message, Receive, Scope, Send
+from idemstore.machine import State
+from idemstore.testing.adapter_clients import AsgiServed, Visit
+
+POLICY = HttpPolicy(scope=lambda request: "ann")
+KEY = POLICY.key("ann", "k")
+TURNS = 12
+
+
+class Slow:
+    """A driver that waits a few turns of the loop before and after every round trip, as a network does."""
+
+    def __init__(self, driver: AsyncDriver[object, object]) -> None:
+        self._driver = driver
+
+    async def execute(self, request: object, timeout: float) -> object:
+        """Later."""
+        for _ in range(2):
+            await asyncio.sleep(0)
+        reply = await self._driver.execute(request, timeout)
+        for _ in range(2):
+            await asyncio.sleep(0)
+        return reply
+
+    async def execute_many(self, requests: Sequence[object], timeout: float) -> Sequence[object | IdemstoreError]:
+        """Later."""
+        await asyncio.sleep(0)
+        return await self._driver.execute_many(requests, timeout)
+
+    def watch(self, key: str) -> AsyncWatch:
+        """The driver's own."""
+        return self._driver.watch(key)
+
+    async def close(self) -> None:
+        """Close the driver."""
+        await self._driver.close()
+
+
+class Stop(BaseException):
+    """What no ``except Exception`` catches."""
+
+
+def scope(key: str = "k") -> Scope:
+    """A POST with a key."""
+    return AsgiServed.scope("POST", "/orders", (("idempotency-key", key),), b"{}")
+
+
+def start(status: int = 201, headers: object = ()) -> Message:
+    """The first message of a response."""
+    return {"type": "http.response.start", "status": status, "headers": headers}
+
+
+def body(data: bytes = b"", *, more: bool = False) -> Message:
+    """A part of a response."""
+    return {"type": "http.response.body", "body": data, "more_body": more}
+
+
+async def fine(scope: Scope, receive: Receive, send: Send) -> None:
+    """An application that answers."""
+    await send(start())
+    await send(body(b"done"))
+
+
+async def state(store: AsyncStore) -> State | None:
+    """What the store says of the key."""
+    found = await store.get(KEY)
+    return None if found is None else found.record.state
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Wait until something has happened."""
+    async with asyncio.timeout(20):
+        while not true():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.001)
+
+
+def plain(loop: asyncio.AbstractEventLoop, work: object, **more: object) -> "asyncio.Task[object]":
+    """A task factory: tasks begin with the next turn, on every version of Python."""
+    return asyncio.Task(work, loop=loop, **more)  # type: ignore[arg-type, call-overload]
+
+
+def run(test: Callable[[AsyncStore], Awaitable[None]], *, slow: bool = False, factory: bool = False) -> None:
+    """Run a test with a store of its own."""
+
+    async def main() -> None:
+        if factory:
+            asyncio.get_running_loop().set_task_factory(plain)  # type: ignore[arg-type]
+        async with idemstore.open_async("memory://") as store, asyncio.timeout(10):
+            await test(store.wrapped(Slow) if slow else store)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("factory", [False, True])
+@pytest.mark.parametrize("waits", [0, 1, 3])
+@pytest.mark.parametrize("error", [Stop, GeneratorExit, lambda: BaseExceptionGroup("x", [Stop()])])
+def test_an_error_that_is_no_exception_reaches_the_server(
+    error: Callable[[], BaseException], waits: int, factory: bool
+):
+    """It does not leave its request waiting for ever, and the next one with the key runs at once."""
+
+    async def test(store: AsyncStore) -> None:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            for _ in range(waits):
+                await asyncio.sleep(0)
+            raise error()
+
+        wrapped = IdempotencyMiddleware(app, store, POLICY)
+        visit = Visit(b"{}")
+        with pytest.raises(RuntimeError if error is GeneratorExit else type(error())):
+            async with asyncio.timeout(1):
+                await wrapped(scope(), visit.receive, visit.send)
+        assert wrapped.tasks == set()
+        assert not wrapped.heartbeat._beats
+        if error is not GeneratorExit:  # for all that is known, nothing may be awaited any more
+            await IdempotencyMiddleware(fine, store, POLICY)(scope(), Visit(b"{}").receive, visit.send)
+            assert visit.got().status == 201
+
+    run(test, factory=factory)
+
+
+@pytest.mark.parametrize("slow", [False, True])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("waits", [0, 2])
+def test_what_ends_the_loop_ends_it(error: type[BaseException], waits: int, slow: bool):
+    """A request whose application says that the process is to end does not keep the loop; the key is given back."""
+    stores = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        for _ in range(waits):
+            await asyncio.sleep(0)
+        raise error
+
+    async def main() -> None:
+        store = idemstore.open_async("memory://")
+        store = store.wrapped(Slow) if slow else store
+        stores.append(store)
+        visit = Visit(b"{}")
+        await IdempotencyMiddleware(app, store, POLICY)(scope(), visit.receive, visit.send)
+
+    loop = asyncio.new_event_loop()
+    try:
+        with pytest.raises(error):
+            loop.run_until_complete(asyncio.wait_for(main(), 1))
+        (store,) = stores
+        found = loop.run_until_complete(store.claim(KEY, lease=30, retention=30, fingerprint=None))
+        assert isinstance(found, idemstore.Claimed)
+    finally:
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+            with contextlib.suppress(BaseException):
+                loop.run_until_complete(task)
+        loop.close()
+
+
+@pytest.mark.parametrize("factory", [False, True])
+@pytest.mark.parametrize("slow", [False, True])
+@pytest.mark.parametrize("turns", range(TURNS))
+def test_everything_is_cancelled_at_any_turn(turns: int, slow: bool, factory: bool):
+    """As a loop does that ends: nothing is waited for, and the key is free or its response is stored."""
+
+    async def test(store: AsyncStore) -> None:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await asyncio.sleep(0)
+            await fine(scope, receive, send)
+
+        visit = Visit(b"{}")
+        wrapped = IdempotencyMiddleware(app, store, POLICY)
+        before = asyncio.all_tasks()
+        task = asyncio.ensure_future(wrapped(scope(), visit.receive, visit.send))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        cancelled = asyncio.all_tasks() - before
+        for one in cancelled:
+            one.cancel()
+        await asyncio.wait_for(asyncio.gather(task, return_exceptions=True), 1)
+        await until(lambda: not wrapped.tasks)
+        assert not wrapped.heartbeat._beats
+        found = await store.get(KEY)
+        if found is not None and found.record.state is not State.COMPLETED:
+            assert found.record.state is State.FAILED
+
+    run(test, slow=slow, factory=factory)
+
+
+@pytest.mark.parametrize("factory", [False, True])
+@pytest.mark.parametrize("slow", [False, True])
+@pytest.mark.parametrize("turns", range(TURNS))
+def test_only_the_tasks_of_requests_are_cancelled_at_any_turn(turns: int, slow: bool, factory: bool):
+    """Somebody cancels every task but the server's: the server hears of it."""
+
+    async def test(store: AsyncStore) -> None:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await asyncio.sleep(0)
+            await fine(scope, receive, send)
+
+        visit = Visit(b"{}")
+        wrapped = IdempotencyMiddleware(app, store, POLICY)
+        task = asyncio.ensure_future(wrapped(scope(), visit.receive, visit.send))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        for one in list(wrapped.tasks):
+            one.cancel()
+        await asyncio.wait_for(asyncio.gather(task, return_exceptions=True), 1)
+        await until(lambda: not wrapped.tasks)
+        assert await state(store) in (None, State.COMPLETED, State.FAILED)
+
+    run(test, slow=slow, factory=factory)
+
+
+def test_headers_may_be_any_iterable():
+    """ASGI says so; the client gets them, and so does its retry."""
+
+    async def test(store: AsyncStore) -> None:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            pairs = [(b"x-one", b"1"), (b"content-length", b"4")]
+            await send(start(headers=(pair for pair in pairs)))
+            await send(body(b"do", more=True))
+            await send(body(b"ne", more=True))
+            await send(body())
+
+        wrapped = IdempotencyMiddleware(app, store, POLICY)
+        for _ in range(2):
+            visit = Visit(b"{}")
+            await wrapped(scope(), visit.receive, visit.send)
+            assert ("x-one", "1") in visit.got().headers
+
+    run(test)
+
+
+def test_a_status_may_be_a_number_of_any_kind():
+    """An enum of the application's own is stored as the number that it is."""
+
+    class Status(int, Enum):
+        CREATED = 201
+
+    async def test(store: AsyncStore) -> None:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await send(start(Status.CREATED))
+            await send(body(b"done"))
+
+        wrapped = IdempotencyMiddleware(app, store, POLICY)
+        for _ in range(2):
+            visit = Visit(b"{}")
+            await wrapped(scope(), visit.receive, visit.send)
+            assert visit.got().status == 201
+
+    run(test)
+
+
+def test_a_response_that_cannot_be_recorded_is_a_failure():
+    """The server is told of the error; the key does not stay in flight until its lease is over."""
+
+    def fate(status: int) -> Fate:
+        if status < 300:
+            raise ValueError("no such status")
+        return keep_everything(status)
+
+    async def test(store: AsyncStore) -> None:
+        wrapped = IdempotencyMiddleware(fine, store, HttpPolicy(scope=lambda request: "ann", fate=fate))
+        visit = Visit(b"{}")
+        with pytest.raises(ValueError, match="no such status"):
+            await wrapped(scope(), visit.receive, visit.send)
+        assert visit.sent == []
+        assert await state(store) is State.FAILED
+
+    run(test)
+
+
+def test_send_is_known_as_a_coroutine_function():
+    """asgiref, which Django and WSGI under ASGI call it with, warns of anything else."""
+    sync = pytest.importorskip("asgiref.sync")
+
+    async def test(store: AsyncStore) -> None:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                sync.async_to_sync(send)
+                sync.async_to_sync(receive)
+            await fine(scope, receive, send)
+
+        visit = Visit(b"{}")
+        await IdempotencyMiddleware(app, store, POLICY)(scope(), visit.receive, visit.send)
+
+    run(test)
+
+
+def test_a_lost_claim_is_told_although_the_request_is_cancelled(caplog: pytest.LogCaptureFixture):
+    """That an application may have run twice is in the log, whatever else happens at that moment."""
+
+    async def test(store: AsyncStore) -> None:
+        slow = store.wrapped(Slow)
+        policy = HttpPolicy(scope=lambda request: "ann", lease=0.05)
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            await store.forget(KEY)
+            await store.claim(KEY, lease=30, retention=30, fingerprint=None)
+            await send(start())
+            asyncio.get_running_loop().call_soon(task.cancel)
+            try:
+                await send(body(b"done"))
+            finally:
+                await send(body(b"this must not look like a success"))
+
+        visit = Visit(b"{}")
+        with contextlib.suppress(asyncio.CancelledError):
+            await IdempotencyMiddleware(app, slow, policy)(scope(), visit.receive, visit.send)
+        assert visit.sent == []
+
+    with caplog.at_level(logging.ERROR, "idemstore.http"):
+        run(test)
+    assert "taken over while it ran" in caplog.text
+
+
+def test_a_second_start_once_the_response_has_begun():
+    """It is an error of the application; what it says after it is not recorded as a success."""
+
+    async def test(store: AsyncStore) -> None:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await send(start())
+            await send(body(b"first", more=True))
+            await send(start())
+            await send(body(b"second"))
+
+        visit = Visit(b"{}")
+        with pytest.raises(RuntimeError, match="twice"):
+            await IdempotencyMiddleware(app, store, POLICY)(scope(), visit.receive, visit.send)
+        assert len(visit.sent) == 2
+        assert await state(store) is None
+
+    run(test)
