@@ -96,9 +96,7 @@ class AsyncStore(Face):
 
     async def _ask(self, exchange: Ask[T], key: str | None = None, timeout: float | None = None) -> T:
         """As ``Store._ask``."""
-        driver = self._driver
-        if driver is None or self._loop is not asyncio.get_running_loop():
-            driver = self._live()
+        driver = self._live()
         timeout = self.timeout if timeout is None else timeout
         deadline = time.monotonic() + timeout
         try:

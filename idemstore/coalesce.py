@@ -78,7 +78,6 @@ class Coalescer:
 
     def __init__(self, driver: AsyncDriver[object, object], how: Coalescing) -> None:
         self.driver, self._how = driver, how
-        self._key_of, self._fit_straight = how.key, how.straight
         self._carry = driver.execute_together if isinstance(driver, Together) else driver.execute_many
         self._loop = asyncio.get_running_loop()
         self._context = contextvars.Context()
@@ -105,10 +104,10 @@ class Coalescer:
 
     async def execute(self, request: object, timeout: float) -> object:
         """Carry one call: by itself if little is on the wire, otherwise with others."""
-        key = self._key_of(request)
+        key = self._how.key(request)
         if key is None:
             return await self.driver.execute(request, timeout)
-        if self._batches or self._leaving or self._queue or self._straight >= self._fit_straight or key in self._wire:
+        if self._batches or self._leaving or self._queue or self._straight >= self._how.straight or key in self._wire:
             return await self._enqueue(request, key, timeout)
         self._straight += 1
         self._wire.add(key)

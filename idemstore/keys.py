@@ -41,8 +41,6 @@ def encode_key(key: KeyLike, max_bytes: int) -> str:
             return stored  # most keys, in a fraction of the time
     elif isinstance(key, StoredKey):
         stored = str(key)
-        if len(stored) <= max_bytes and stored.isascii():
-            return stored
     elif isinstance(key, str):
         stored = _escape(key)
     elif isinstance(key, tuple) and key:

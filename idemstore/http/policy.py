@@ -223,7 +223,7 @@ class HttpPolicy:
             digest = self.fingerprint(request)
         operation = self.binds(request)
         if digest is not None and self._separates:
-            return new_guarded((request, self.key((*scope, digest.hex()), key), None, operation))
+            scope, digest = (*scope, digest.hex()), None
         return new_guarded((request, stored_key(self.namespace, (*scope, key)), digest, operation))
 
     def key(self, scope: ScopeParts, key: str) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 import pytest
+from asgi_lab import KEY, POLICY, at_turn, ended, state, until
 
 import idemstore
 from idemstore import Claimed
@@ -21,8 +22,6 @@ from idemstore.testing.adapter_clients import AsgiServed, Visit
 from idemstore.testing.families.memory import MemorySubject
 from idemstore.testing.faults import AsyncFaultyDriver, Faults
 
-POLICY = HttpPolicy(scope=lambda request: "ann")
-KEY = POLICY.key("ann", "k")
 HEADERS = (("idempotency-key", "k"),)
 
 
@@ -52,19 +51,6 @@ def run(test: Callable[[AsyncStore], Awaitable[None]]) -> None:
             await test(store)
 
     asyncio.run(main())
-
-
-async def state(store: AsyncStore) -> State | None:
-    """What the store says of the key."""
-    found = await store.get(KEY)
-    return None if found is None else found.record.state
-
-
-async def until(true: Callable[[], bool]) -> None:
-    """Wait until something has happened."""
-    async with asyncio.timeout(20):
-        while not true():  # noqa: ASYNC110 - what is waited for has no event
-            await asyncio.sleep(0.001)
 
 
 def test_it_takes_an_async_store_and_a_policy():
@@ -234,12 +220,9 @@ def test_an_error_is_told_exactly_once(turns: int, waits: bool, caplog: pytest.L
 
         visit = Visit(b"{}")
         wrapped = IdempotencyMiddleware(app, store, POLICY)
-        task = asyncio.ensure_future(wrapped(scope(), visit.receive, visit.send))
-        for _ in range(turns):
-            await asyncio.sleep(0)
+        task = await at_turn(wrapped, scope(), visit, turns)
         task.cancel()
-        (error,) = await asyncio.gather(task, return_exceptions=True)
-        await until(lambda: not wrapped.tasks)
+        error = await ended(wrapped, task)
         assert isinstance(error, ValueError | asyncio.CancelledError)
         logged = "client is gone" in caplog.text
         assert logged == (isinstance(error, asyncio.CancelledError) and bool(begun))
@@ -265,12 +248,9 @@ def test_a_cancellation_at_any_turn_of_the_loop(turns: int):
 
         visit = Visit(b"{}")
         wrapped = IdempotencyMiddleware(app, store, POLICY)
-        task = asyncio.ensure_future(wrapped(scope(), visit.receive, visit.send))
-        for _ in range(turns):
-            await asyncio.sleep(0)
+        task = await at_turn(wrapped, scope(), visit, turns)
         task.cancel()
-        (error,) = await asyncio.gather(task, return_exceptions=True)
-        await until(lambda: not wrapped.tasks)
+        error = await ended(wrapped, task)
         assert ran in ([], ["begun", "ended"])
         assert await state(store) is (State.COMPLETED if ran else None)
         assert len(visit.sent) == 3 or (visit.sent == [] and isinstance(error, asyncio.CancelledError))

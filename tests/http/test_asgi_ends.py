@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
 
 import pytest
+from asgi_lab import KEY, POLICY, at_turn, ended, state
 
 import idemstore
 from idemstore.async_store import AsyncStore
@@ -19,8 +20,6 @@ from idemstore.http.asgi_types import Message, Receive, Scope, Send
 from idemstore.machine import State
 from idemstore.testing.adapter_clients import AsgiServed, Visit
 
-POLICY = HttpPolicy(scope=lambda request: "ann")
-KEY = POLICY.key("ann", "k")
 TURNS = 12
 
 
@@ -78,17 +77,10 @@ async def fine(scope: Scope, receive: Receive, send: Send) -> None:
     await send(body(b"done"))
 
 
-async def state(store: AsyncStore) -> State | None:
-    """What the store says of the key."""
-    found = await store.get(KEY)
-    return None if found is None else found.record.state
-
-
-async def until(true: Callable[[], bool]) -> None:
-    """Wait until something has happened."""
-    async with asyncio.timeout(20):
-        while not true():  # noqa: ASYNC110 - what is waited for has no event
-            await asyncio.sleep(0.001)
+async def unhurried(scope: Scope, receive: Receive, send: Send) -> None:
+    """As ``fine``, a turn of the loop later."""
+    await asyncio.sleep(0)
+    await fine(scope, receive, send)
 
 
 def plain(loop: asyncio.AbstractEventLoop, work: object, **more: object) -> "asyncio.Task[object]":
@@ -177,21 +169,13 @@ def test_everything_is_cancelled_at_any_turn(turns: int, slow: bool, factory: bo
     """As a loop does that ends: nothing is waited for, and the key is free or its response is stored."""
 
     async def test(store: AsyncStore) -> None:
-        async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            await asyncio.sleep(0)
-            await fine(scope, receive, send)
-
-        visit = Visit(b"{}")
-        wrapped = IdempotencyMiddleware(app, store, POLICY)
+        visit, wrapped = Visit(b"{}"), IdempotencyMiddleware(unhurried, store, POLICY)
         before = asyncio.all_tasks()
-        task = asyncio.ensure_future(wrapped(scope(), visit.receive, visit.send))
-        for _ in range(turns):
-            await asyncio.sleep(0)
+        task = await at_turn(wrapped, scope(), visit, turns)
         cancelled = asyncio.all_tasks() - before
         for one in cancelled:
             one.cancel()
-        await asyncio.wait_for(asyncio.gather(task, return_exceptions=True), 1)
-        await until(lambda: not wrapped.tasks)
+        await ended(wrapped, task)
         assert not wrapped.heartbeat._beats
         found = await store.get(KEY)
         if found is not None and found.record.state is not State.COMPLETED:
@@ -207,19 +191,11 @@ def test_only_the_tasks_of_requests_are_cancelled_at_any_turn(turns: int, slow: 
     """Somebody cancels every task but the server's: the server hears of it."""
 
     async def test(store: AsyncStore) -> None:
-        async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            await asyncio.sleep(0)
-            await fine(scope, receive, send)
-
-        visit = Visit(b"{}")
-        wrapped = IdempotencyMiddleware(app, store, POLICY)
-        task = asyncio.ensure_future(wrapped(scope(), visit.receive, visit.send))
-        for _ in range(turns):
-            await asyncio.sleep(0)
+        visit, wrapped = Visit(b"{}"), IdempotencyMiddleware(unhurried, store, POLICY)
+        task = await at_turn(wrapped, scope(), visit, turns)
         for one in list(wrapped.tasks):
             one.cancel()
-        await asyncio.wait_for(asyncio.gather(task, return_exceptions=True), 1)
-        await until(lambda: not wrapped.tasks)
+        await ended(wrapped, task)
         assert await state(store) in (None, State.COMPLETED, State.FAILED)
 
     run(test, slow=slow, factory=factory)

@@ -229,10 +229,7 @@ class AsyncPool(_Places[L]):
 
     def idle(self) -> L | None:
         """A connection that is there, without waiting for anybody."""
-        idle = self._idle
-        if idle and not self._closed and time.monotonic() - idle[-1].used < MAX_IDLE:
-            return idle.pop()
-        return None
+        return None if self._closed else self._fresh()
 
     async def take(self, deadline: float) -> L:
         """A connection, or ``StoreTimeout``."""
@@ -282,7 +279,7 @@ class AsyncPool(_Places[L]):
         line.used = time.monotonic()
         if self._closed:
             self.drop(line)
-        elif not (self._waiters and self._grant(line)):
+        elif not self._grant(line):
             self._idle.append(line)
 
     def _grant(self, line: L | None) -> bool:

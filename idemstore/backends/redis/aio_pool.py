@@ -176,14 +176,16 @@ class Permits:
         """Whether there is one that nobody has."""
         return self._free > 0
 
-    def take_free(self) -> None:
-        """Take one of those."""
+    def take_free(self) -> bool:
+        """Take one of those; False where there is none."""
+        if not self._free:
+            return False
         self._free -= 1
+        return True
 
     async def take(self) -> None:
         """Take one, as soon as there is one. Whoever is cancelled in the moment when it comes passes it on."""
-        if self._free:
-            self._free -= 1
+        if self.take_free():
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
@@ -231,10 +233,7 @@ class AsyncPool:
 
     def idle(self) -> AsyncLine | None:
         """As ``take``, where there is one that nobody has to wait for."""
-        if self._idle and self._permits.free:
-            self._permits.take_free()
-            return self._idle.pop()
-        return None
+        return self._idle.pop() if self._idle and self._permits.take_free() else None
 
     async def take(self, deadline: float) -> AsyncLine:
         """A connection, for the caller alone until ``give`` or ``drop``."""
