@@ -6,6 +6,9 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Final, TypeVar
 
+if sys.version_info < (3, 12):
+    from idemstore.http import asgi_eager
+
 NAME: Final = "idemstore-request"
 """Of the tasks. A name that all share is made once."""
 STOPS: Final = (asyncio.CancelledError, KeyboardInterrupt, SystemExit)
@@ -15,12 +18,14 @@ F = TypeVar("F", bound=Callable[..., object])
 
 
 def start(loop: asyncio.AbstractEventLoop, work: Coroutine[object, object, None]) -> "asyncio.Task[None]":
-    """A task of its own. From Python 3.12 on it begins at once: a request that waits for nothing, waits for no loop."""
+    """A task of its own, which begins at once: a request that waits for nothing, waits for no loop. Where the program
+    makes its tasks itself (a task factory), they begin as it likes.
+    """
     if loop.get_task_factory() is not None:
         return loop.create_task(work)
     if sys.version_info >= (3, 12):
         return asyncio.Task(work, loop=loop, name=NAME, eager_start=True)
-    return asyncio.Task(work, loop=loop, name=NAME)  # as ``create_task`` does, without its checks
+    return asgi_eager.start(loop, work, NAME)
 
 
 async def nothing() -> None:
