@@ -29,6 +29,7 @@ from idemstore.http.core import OPERATION, Ask, HttpCore, log
 from idemstore.http.facts import Headers
 from idemstore.http.plans import Settlement
 from idemstore.http.policy import HttpPolicy
+from idemstore.keepalive import Beat
 from idemstore.keys import redact
 from idemstore.outcomes import Claimed, LeaseLost, SettleOutcome
 from idemstore.policy import LeaseLoss
@@ -63,6 +64,7 @@ class Running:
         "_gone",
         "_home",
         "_incoming",
+        "_kept",
         "_muted",
         "_over",
         "_pairs",
@@ -94,8 +96,7 @@ class Running:
         self._size = 0
         self._started = self._settled = self._muted = self._gone = False
         self._answered: asyncio.Event | None = None
-        if self.operation.beat is not None:
-            home.heartbeat.add(self.operation.beat)
+        self._kept: Beat | None = None
 
     async def serve(self, app: AsgiApp, scope: Scope) -> None:
         """Run the application in a task of its own, which goes on where this one is cancelled."""
@@ -107,6 +108,7 @@ class Running:
         self._task = task = start(loop, self._main(app, scope))
         if not self._ended:
             self._home.tasks.add(task)  # until it has ended: the loop itself holds it weakly
+            self._keep()
             try:
                 await self._end(loop)
             except asyncio.CancelledError:
@@ -116,6 +118,13 @@ class Running:
         error, self._error = self._error, None
         if error is not None:
             raise error
+
+    def _keep(self) -> None:
+        """Keep the lease from now on: the application waits for something. Before that no heartbeat could run."""
+        beat = self.operation.beat
+        if beat is not None and self.operation.live:
+            self._kept = beat
+            self._home.heartbeat.add(beat)
 
     async def _end(self, loop: asyncio.AbstractEventLoop) -> None:
         """Wait for the task. One that did not begin at once gets a turn of the loop: having ended by then, it need not
@@ -202,10 +211,9 @@ class Running:
 
     def _quiet(self) -> None:
         """The operation has ended: no heartbeat, no checkpoints."""
-        operation = self.operation
-        operation.live = False
-        if operation.beat is not None:
-            self._home.heartbeat.drop(operation.beat)
+        self.operation.live = False
+        if self._kept is not None:
+            self._home.heartbeat.drop(self._kept)
         if self._answered is not None:
             self._answered.set()
 
