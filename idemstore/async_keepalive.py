@@ -33,10 +33,11 @@ class AsyncKeepalive:
             self._woken.set()
         if self._task is None or self._task.done():
             self._woken = asyncio.Event()
-            # In a context of its own: it must not carry the operation that happened to start it.
+            # In a context of its own: it must not carry the operation that happened to start it. Not by an argument,
+            # which not every task factory takes.
             work = self._run(self._woken)
             loop = asyncio.get_running_loop()
-            self._task = loop.create_task(work, name="idemstore-keepalive", context=contextvars.Context())
+            self._task = contextvars.Context().run(loop.create_task, work, name="idemstore-keepalive")
 
     async def _run(self, woken: asyncio.Event) -> None:
         """Look, renew, sleep; end when idle, or when the store is gone or closed."""

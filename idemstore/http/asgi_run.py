@@ -105,9 +105,14 @@ class Running:
             scope = {**scope, "extensions": {name: extensions[name] for name in extensions if name not in UNSEEN}}
         scope[OPERATION] = self.operation  # no copy where none is needed: what stands around us reads the route there
         loop = asyncio.get_running_loop()
-        self._task = task = start(loop, self._main(app, scope))
-        if not self._ended:
-            self._home.tasks.add(task)  # until it has ended: the loop itself holds it weakly
+        try:
+            self._task = start(loop, self._main(app, scope))
+        except (KeyboardInterrupt, SystemExit) as stop:  # in its first step
+            if not self._ended:
+                raise
+            loop.call_soon(_stop, stop)  # the loop is told, and not whoever waits for this task, too: ``as_told``
+        if not self._ended and self._task is not None:
+            self._home.tasks.add(self._task)  # until it has ended: the loop itself holds it weakly
             self._keep()
             try:
                 await self._end(loop)
@@ -407,3 +412,8 @@ class Running:
             await self._home.store.fail(self._ask.guarded.key, self._ask.token, b"", retention=kept, retry_after=0)
         except IdemstoreError as error:
             log.log(logging.WARNING, "cancelled %s could not be given back: %s", redact(self._ask.stored), error)
+
+
+def _stop(error: BaseException) -> None:
+    """Tell the loop to end."""
+    raise error

@@ -162,6 +162,50 @@ def test_what_ends_the_loop_ends_it(error: type[BaseException], waits: int, slow
         loop.close()
 
 
+@pytest.mark.parametrize("waits", [0, 2])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_what_ends_the_loop_is_told_once(error: type[BaseException], waits: int):
+    """The loop raises it; the server's task, and whoever waits for that, are cancelled and do not raise it again."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await fine(scope, receive, send)
+        for _ in range(waits):
+            await asyncio.sleep(0)
+        raise error
+
+    async def main() -> None:
+        visit = Visit(b"{}")
+        wrapped = IdempotencyMiddleware(app, idemstore.open_async("memory://"), POLICY)
+        await asyncio.ensure_future(wrapped(scope(), visit.receive, visit.send))
+
+    loop = asyncio.new_event_loop()
+    try:
+        served = loop.create_task(main())
+        with pytest.raises(error):
+            loop.run_until_complete(asyncio.sleep(1))
+        loop.run_until_complete(asyncio.sleep(0.01))
+        assert served.cancelled()
+    finally:
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+            with contextlib.suppress(BaseException):
+                loop.run_until_complete(task)
+        loop.close()
+
+
+def test_a_task_factory_may_take_a_coroutine_alone():
+    """As many an older one does: the server is told of no error while the application goes on without it."""
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_task_factory(lambda loop, work: asyncio.Task(work, loop=loop))  # type: ignore[arg-type]
+        async with idemstore.open_async("memory://") as store:
+            visit = Visit(b"{}")
+            await IdempotencyMiddleware(unhurried, store, POLICY)(scope(), visit.receive, visit.send)
+            assert visit.got().status == 201
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("factory", [False, True])
 @pytest.mark.parametrize("slow", [False, True])
 @pytest.mark.parametrize("turns", range(TURNS))
