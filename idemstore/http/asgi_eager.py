@@ -39,15 +39,22 @@ def start(loop: asyncio.AbstractEventLoop, work: Coroutine[object, object, None]
         return asyncio.Task(work, loop=loop, name=name, context=own)
     try:
         task = asyncio.Task(work, loop=loop, name=name, context=own)
+    except BaseException:  # a signal handler raised, once it was made: a task that never ends would keep the loop
+        if step is not None:
+            call_soon(step, context=own)
+        raise
     finally:
         del loop.call_soon
         if loop.call_soon != call_soon:  # somebody else watches this loop in the same way
             loop.call_soon = call_soon  # type: ignore[method-assign]
     if step is None:
         return task
-    _leave_task(loop, outer)
     try:
-        own.run(step)
+        _leave_task(loop, outer)  # in here: where a signal handler raises right after it, ``outer`` is entered again
+        first, step = step, None
+        own.run(first)
     finally:
         _enter_task(loop, outer)
+        if step is not None:
+            call_soon(step, context=own)
     return task

@@ -146,6 +146,34 @@ def test_others_that_call_soon_just_then_are_not_caught():
 
 
 @ours
+def test_a_signal_handler_that_raises_between_two_tasks(monkeypatch: pytest.MonkeyPatch):
+    """The interruption reaches the loop, and the task that did not begin is there to be cancelled."""
+    from idemstore.http import asgi_eager
+
+    leave = asgi_eager._leave_task
+
+    def interrupted(loop: asyncio.AbstractEventLoop, task: "asyncio.Task[object]") -> None:
+        leave(loop, task)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(asgi_eager, "_leave_task", interrupted)
+
+    async def main() -> None:
+        start(asyncio.get_running_loop(), _nothing())
+
+    loop = asyncio.new_event_loop()
+    loop.call_later(5, loop.stop)  # nobody hears of it otherwise
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(main())
+        left = asyncio.all_tasks(loop)
+        loop.run_until_complete(asyncio.sleep(0.01))
+        assert all(task.done() for task in left)
+    finally:
+        loop.close()
+
+
+@ours
 def test_another_watcher_of_the_loop_stays():
     """A program that replaced ``call_soon`` of this loop finds its own there afterwards."""
 
