@@ -17,7 +17,9 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
 
 
-def start(loop: asyncio.AbstractEventLoop, work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
+def start(  # noqa: C901 - in one piece: a signal handler may raise wherever a function is called
+    loop: asyncio.AbstractEventLoop, work: Coroutine[object, object, None], name: str
+) -> asyncio.Task[None]:
     """A task that has taken its first step; on a loop that cannot be watched, one that takes it with the next turn."""
     outer, own, step = asyncio.current_task(loop), copy_context(), None
     call_soon = loop.call_soon
