@@ -12,7 +12,7 @@ from idemstore.async_insist import async_insist, outlast
 from idemstore.async_keepalive import AsyncKeepalive
 from idemstore.async_store import AsyncStore
 from idemstore.errors import IdemstoreError, StoreUnavailable
-from idemstore.http.asgi_task import STOPS, as_told, gives_coroutine, nothing, start
+from idemstore.http.asgi_task import STOPS, as_told, gives_coroutine, nothing, start, stop_loop
 from idemstore.http.asgi_types import (
     UNSEEN,
     AsgiApp,
@@ -110,7 +110,7 @@ class Running:
         except (KeyboardInterrupt, SystemExit) as stop:  # in its first step
             if not self._ended:
                 raise
-            loop.call_soon(_stop, stop)  # the loop is told, and not whoever waits for this task, too: ``as_told``
+            loop.call_soon(stop_loop, stop)  # the loop is told, and not whoever waits for this task, too: ``as_told``
         if not self._ended and self._task is not None:
             self._home.tasks.add(self._task)  # until it has ended: the loop itself holds it weakly
             self._keep()
@@ -412,8 +412,3 @@ class Running:
             await self._home.store.fail(self._ask.guarded.key, self._ask.token, b"", retention=kept, retry_after=0)
         except IdemstoreError as error:
             log.log(logging.WARNING, "cancelled %s could not be given back: %s", redact(self._ask.stored), error)
-
-
-def _stop(error: BaseException) -> None:
-    """Tell the loop to end."""
-    raise error

@@ -51,3 +51,8 @@ def as_told(error: BaseException) -> BaseException:
         told.__cause__ = error
         return told
     return error
+
+
+def stop_loop(error: BaseException) -> None:
+    """Called by the loop: what stops it."""
+    raise error
