@@ -12,7 +12,7 @@ from idemstore.async_insist import async_insist, outlast
 from idemstore.async_keepalive import AsyncKeepalive
 from idemstore.async_store import AsyncStore
 from idemstore.errors import IdemstoreError, StoreUnavailable
-from idemstore.http.asgi_task import STOPS, as_told, gives_coroutine, nothing, start, stop_loop
+from idemstore.http.asgi_task import STOPS, as_told, start, stop_loop
 from idemstore.http.asgi_types import (
     UNSEEN,
     AsgiApp,
@@ -252,44 +252,20 @@ class Running:
 
     # -- the response ------------------------------------------------------------------------------------------------
 
-    @gives_coroutine
-    def send(self, message: Message) -> Awaitable[None]:
+    async def send(self, message: Message) -> None:
         """A part of the response. It goes on as it comes, the last one once the record is completed."""
         kind = message["type"]
-        if kind == "http.response.body":
-            if not self._status:
-                raise RuntimeError("the application sent http.response.body before http.response.start")
-            return self._part(message)
         if kind == "http.response.start":
             return self._begin(message)
-        return nothing() if self._muted else self._forward(message)
-
-    async def _begin(self, message: Message) -> None:
-        """Status and headers; held back until there is a part of the body. ASGI takes any iterable of headers."""
-        if self._started:
-            raise RuntimeError("the application sent http.response.start twice")
-        if not isinstance(message.get("headers", ()), (list, tuple)):
-            message = {**message, "headers": list(message["headers"])}  # they are read twice
-        if not self._muted:
-            self._start, self._status, self._pairs = message, message["status"], message.get("headers", ())
-
-    async def _part(self, message: Message) -> None:
-        """A part of the body."""
+        if kind != "http.response.body":
+            return None if self._muted else await self._forward(message)
         if self._muted:
-            return
-        body = message.get("body", b"")
-        self._size += len(body)
-        if self._size > self._home.core.keeps:
-            self._parts = None
-        elif body and self._parts is not None:
-            self._parts.append(body)
-        more = message.get("more_body", False)
-        given_up = more and self._gone and self._size > self._home.core.keeps
-        if not self._settled and (not more or given_up or self._whole()):
+            return None
+        given_up = self._add(message)
+        if not self._settled and (given_up or not message.get("more_body", False) or self._whole()):
             owned = await self._settle(self._status, response_headers(self._pairs), self._parts)
             if not owned:
-                await self._lose()
-                return
+                return await self._lose()
         if not self._gone:
             try:
                 if self._start is not None:
@@ -300,6 +276,29 @@ class Running:
                 self._left(error)
         if given_up:
             raise OSError("the client went away, and the response is larger than what is kept of it")
+        return None
+
+    def _begin(self, message: Message) -> None:
+        """Status and headers; held back until there is a part of the body. ASGI takes any iterable of headers."""
+        if self._started:
+            raise RuntimeError("the application sent http.response.start twice")
+        if not isinstance(message.get("headers", ()), (list, tuple)):
+            message = {**message, "headers": list(message["headers"])}  # they are read twice
+        if not self._muted:
+            self._start, self._status, self._pairs = message, message["status"], message.get("headers", ())
+
+    def _add(self, message: Message) -> bool:
+        """Keep a part of the body, up to the limit. True where there is more to come that nobody is going to have."""
+        if not self._status:
+            raise RuntimeError("the application sent http.response.body before http.response.start")
+        body = message.get("body", b"")
+        self._size += len(body)
+        if self._size > self._home.core.keeps:
+            self._parts = None
+            return self._gone and bool(message.get("more_body", False))
+        if body and self._parts is not None:
+            self._parts.append(body)
+        return False
 
     def _whole(self) -> bool:
         """Whether the declared length is there. Many an application sends an empty last part after that."""

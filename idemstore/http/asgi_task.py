@@ -1,10 +1,9 @@
 """The task that an application runs in: how it begins."""
 
 import asyncio
-import inspect
 import sys
-from collections.abc import Callable, Coroutine
-from typing import Final, TypeVar
+from collections.abc import Coroutine
+from typing import Final
 
 if sys.version_info < (3, 12):
     from idemstore.http import asgi_eager
@@ -13,8 +12,6 @@ NAME: Final = "idemstore-request"
 """Of the tasks. A name that all share is made once."""
 STOPS: Final = (asyncio.CancelledError, KeyboardInterrupt, SystemExit)
 """What a task raises to its loop; the loop hears of it in any case."""
-
-F = TypeVar("F", bound=Callable[..., object])
 
 
 def start(loop: asyncio.AbstractEventLoop, work: Coroutine[object, object, None]) -> "asyncio.Task[None]":
@@ -26,18 +23,6 @@ def start(loop: asyncio.AbstractEventLoop, work: Coroutine[object, object, None]
     if sys.version_info >= (3, 12):
         return asyncio.Task(work, loop=loop, name=NAME, eager_start=True)
     return asgi_eager.start(loop, work, NAME)
-
-
-async def nothing() -> None:
-    """What is awaited where there is nothing to do."""
-
-
-def gives_coroutine(function: F) -> F:
-    """Mark a function that returns a coroutine as ``async def`` would: asgiref warns of what is not."""
-    if sys.version_info >= (3, 12):
-        return inspect.markcoroutinefunction(function)
-    function._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
-    return function
 
 
 def as_told(error: BaseException) -> BaseException:
