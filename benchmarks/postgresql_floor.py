@@ -1,15 +1,18 @@
 """What idemstore costs on PostgreSQL, in units of what the same client needs without it, in the same run.
 
     python -m benchmarks.postgresql_floor [--url postgresql://user@host/db] [--rounds 3000] [--async-commit]
+                                          [--placements apart together free]
 
 *write*: claim + complete of a new key, against an INSERT and an UPDATE of one row by primary key.
 *read*: a replay, against a SELECT of one row by primary key. *busy*: a claim of a running key, against the same SELECT.
 One client, one connection each, prepared statements on both sides, bare and idemstore calls in random order within each
 round; medians. Without ``--url`` it starts the servers of the test harness.
 
-Rounds are measured in lots, each with connections of its own: which processor the server's process of a connection
-happens to be on, and so what it takes to wake it, counts for more than anything that a client does, and stays as it is
-for as long as the connection lasts.
+Which processor the server's process of a connection happens to be on, and so what it takes to wake it, counts for more
+than anything that a client does, and stays as it is for as long as the connection lasts. So client and server are given
+their places: *apart*, each on processors of its own, as where the server is another machine; *together*, both on one
+processor, where every microsecond of either counts, and neither finds its code in the caches. (*free*: as it happens.)
+Rounds are measured in lots, each with connections of its own, of which now the one and now the other is opened first.
 """
 
 import asyncio
@@ -18,7 +21,7 @@ import random
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, closing, contextmanager
 from functools import partial
 from typing import TypeVar
 
@@ -72,19 +75,25 @@ def shuffled(calls: dict[str, T]) -> list[tuple[str, T]]:
     return random.sample(list(calls.items()), len(calls))
 
 
-def in_lots(measure: Callable[[int], Times], rounds: int) -> Times:
-    """All lots together, without the first rounds of each, in which plans are made."""
+def in_lots(measure: Callable[[int, bool], Times], rounds: int) -> Times:
+    """All lots together, without the first rounds of each, in which plans are made. In every other one our connection
+    is the first to be opened.
+    """
     times: Times = {}
-    for _ in range(LOTS):
-        for name, found in measure(rounds // LOTS).items():
+    for lot in range(LOTS):
+        for name, found in measure(rounds // LOTS, lot % 2 == 1).items():
             times.setdefault(name, []).extend(found[len(found) // 10 :])
     return times
 
 
-def sync_times(url: str, rounds: int) -> Times:
+def sync_times(url: str, rounds: int, first: bool) -> Times:
     """The psycopg driver, sync."""
     times: Times = {}
-    with idemstore.open(f"{url}?table=floor") as store, psycopg.connect(url, autocommit=True) as bare:
+    with ExitStack() as stack:
+        store = stack.enter_context(idemstore.open(f"{url}?table=floor"))
+        if first:
+            store.ping()
+        bare = stack.enter_context(closing(psycopg.connect(url, autocommit=True)))
         bare.prepare_threshold = 0
 
         def bare_write(key: str) -> None:
@@ -141,48 +150,53 @@ async def async_times(store: idemstore.AsyncStore, insert: Call, update: Call, s
     return times
 
 
-async def asyncpg_times(url: str, rounds: int) -> Times:
+async def asyncpg_times(url: str, rounds: int, first: bool) -> Times:
     """The asyncpg driver."""
-    bare = await asyncpg.connect(url)
-    try:
-        async with idemstore.open_async(f"{url}?table=floor") as store:
-            return await async_times(
-                store,
-                lambda key: bare.fetch(INSERT.format("$1"), key),
-                lambda key: bare.fetch(UPDATE.format("$1", "$2"), RESULT, key),
-                lambda key: bare.fetchrow(SELECT.format("$1"), KEY),
-                rounds,
-            )
-    finally:
-        await bare.close()
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(idemstore.open_async(f"{url}?table=floor"))
+        if first:
+            await store.ping()
+        bare = await asyncpg.connect(url)
+        stack.push_async_callback(bare.close)
+        return await async_times(
+            store,
+            lambda key: bare.fetch(INSERT.format("$1"), key),
+            lambda key: bare.fetch(UPDATE.format("$1", "$2"), RESULT, key),
+            lambda key: bare.fetchrow(SELECT.format("$1"), KEY),
+            rounds,
+        )
 
 
-async def psycopg_times(url: str, rounds: int) -> Times:
+async def psycopg_times(url: str, rounds: int, first: bool) -> Times:
     """The psycopg driver, async."""
-    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as bare:
+    address = url.replace("postgresql://", "postgresql+psycopg://")
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(idemstore.open_async(f"{address}?table=floor"))
+        if first:
+            await store.ping()
+        bare = await psycopg.AsyncConnection.connect(url, autocommit=True)
+        stack.push_async_callback(bare.close)
         bare.prepare_threshold = 0
 
         async def select(key: str) -> object:
             cursor = await bare.execute(SELECT.format("%s"), (KEY,), binary=True)
             return await cursor.fetchone()
 
-        address = url.replace("postgresql://", "postgresql+psycopg://")
-        async with idemstore.open_async(f"{address}?table=floor") as store:
-            return await async_times(
-                store,
-                lambda key: bare.execute(INSERT.format("%s"), (key,)),
-                lambda key: bare.execute(UPDATE.format("%s", "%s"), (RESULT, key)),
-                select,
-                rounds,
-            )
+        return await async_times(
+            store,
+            lambda key: bare.execute(INSERT.format("%s"), (key,)),
+            lambda key: bare.execute(UPDATE.format("%s", "%s"), (RESULT, key)),
+            select,
+            rounds,
+        )
 
 
-def tell(report: Report, server: str, driver: str, times: Times) -> None:
+def tell(report: Report, server: str, driver: str, placement: str, times: Times) -> None:
     """Medians in microseconds, and the ratios."""
-    name = f"{server} {driver}"
+    name = f"{placement} {server} {driver}"
     middle = {what: statistics.median(found) * 1e6 for what, found in times.items()}
     print(
-        f"{name:24}"
+        f"{name:35}"
         f" write {middle['write']:7.0f} / {middle['bare write']:7.0f} us = {middle['write'] / middle['bare write']:.2f}"
         f"   read {middle['read']:6.0f} / {middle['bare read']:6.0f} us = {middle['read'] / middle['bare read']:.2f}"
         f"   busy {middle['busy']:6.0f} us = {middle['busy'] / middle['bare read']:.2f}"
@@ -190,19 +204,56 @@ def tell(report: Report, server: str, driver: str, times: Times) -> None:
     for what, floor in (("write", "bare write"), ("read", "bare read"), ("busy", "bare read")):
         ratio = middle[what] / middle[floor]
         report.row(
-            server=server, driver=driver, operation=what, floor_us=middle[floor], ours_us=middle[what], ratio=ratio
+            placement=placement,
+            server=server,
+            driver=driver,
+            operation=what,
+            floor_us=middle[floor],
+            ours_us=middle[what],
+            ratio=ratio,
         )
 
 
 @contextmanager
-def addresses(url: str | None, names: list[str], async_commit: bool) -> Iterator[dict[str, str]]:
-    """The servers to measure."""
+def placed(placement: str) -> Iterator[Callable[[], None]]:
+    """The servers that are started in here have their processors; what is given puts this process on its own."""
+    every = os.sched_getaffinity(0)
+    first = {min(every)}
+    servers_on, client_on = {
+        "apart": (every - first or every, first),
+        "together": (first, first),
+        "free": (every, every),
+    }[placement]
+    os.sched_setaffinity(0, servers_on)
+    try:
+        yield lambda: os.sched_setaffinity(0, client_on)
+    finally:
+        os.sched_setaffinity(0, every)
+
+
+@contextmanager
+def addresses(url: str | None, names: list[str], async_commit: bool, placement: str) -> Iterator[dict[str, str]]:
+    """The servers to measure. A given one stays where it is."""
     settings = {"synchronous_commit": "off"} if async_commit else {}
-    with ExitStack() as stack:
-        if url is not None:
-            yield {"the given server": url}
-            return
-        yield {name: stack.enter_context(servers.start(name, settings=settings)).url for name in names}
+    with placed(placement) as place_client, ExitStack() as stack:
+        found = (
+            {"the given server": url}
+            if url is not None
+            else {name: stack.enter_context(servers.start(name, settings=settings)).url for name in names}
+        )
+        place_client()
+        yield found
+
+
+def measure(report: Report, name: str, url: str, placement: str, rounds: int) -> None:
+    """All drivers on one server."""
+    prepare(url)
+    for driver, times in (
+        ("psycopg", partial(sync_times, url)),
+        ("asyncpg", lambda rounds, first: asyncio.run(asyncpg_times(url, rounds, first))),
+        ("psycopg async", lambda rounds, first: asyncio.run(psycopg_times(url, rounds, first))),
+    ):
+        tell(report, name, driver, placement, in_lots(times, rounds))
 
 
 def main() -> None:
@@ -210,19 +261,15 @@ def main() -> None:
     known = parser(__doc__)
     known.add_argument("--url", help="a database in which tables may be made")
     known.add_argument("--servers", nargs="*", default=["postgresql15", "postgresql"])
+    known.add_argument("--placements", nargs="*", default=["apart", "together"], choices=["apart", "together", "free"])
     known.add_argument("--rounds", type=int, default=3000)
     known.add_argument("--async-commit", action="store_true", help="synchronous_commit = off: no disk in the figures")
     options = known.parse_args()
     report = Report("postgresql_floor", "PostgreSQL: one caller, against bare statements", "asyncpg", "psycopg")
-    with addresses(options.url, options.servers, options.async_commit) as found:
-        for name, url in found.items():
-            prepare(url)
-            for driver, measure in (
-                ("psycopg", partial(sync_times, url)),
-                ("asyncpg", lambda rounds, url=url: asyncio.run(asyncpg_times(url, rounds))),
-                ("psycopg async", lambda rounds, url=url: asyncio.run(psycopg_times(url, rounds))),
-            ):
-                tell(report, name, driver, in_lots(measure, options.rounds))
+    for placement in options.placements:
+        with addresses(options.url, options.servers, options.async_commit, placement) as found:
+            for name, url in found.items():
+                measure(report, name, url, placement, options.rounds)
     report.write(options.json)
 
 

@@ -48,10 +48,13 @@ MAX_NAME: Final = 63
 MAX_TABLE: Final = MAX_NAME - _LONGEST_SUFFIX - 2
 _NOW: Final = "(date_part('epoch', {}) * 1000000)::bigint"
 
-_SOUND: Final = """
-    @fence > 0 AND @attempt > 0 AND @token <> '' AND CASE @state
-        WHEN 1 THEN @lease_until IS NOT NULL AND @retry_at IS NULL AND @result IS NULL
-        WHEN 2 THEN @lease_until IS NULL AND @retry_at IS NULL AND @result IS NOT NULL AND @checkpoint IS NULL
+_IDENTIFIED: Final = "@fence > 0 AND @attempt > 0 AND @token <> ''"
+_RUNNING: Final = "@lease_until IS NOT NULL AND @retry_at IS NULL AND @result IS NULL"
+_COMPLETED: Final = "@lease_until IS NULL AND @retry_at IS NULL AND @result IS NOT NULL AND @checkpoint IS NULL"
+_SOUND: Final = f"""
+    {_IDENTIFIED} AND CASE @state
+        WHEN 1 THEN {_RUNNING}
+        WHEN 2 THEN {_COMPLETED}
         WHEN 3 THEN @lease_until IS NULL AND @result IS NOT NULL
         ELSE false END"""
 """What every record of ours satisfies, and every function asks of what it reads: a damaged row is never taken for an
@@ -97,7 +100,7 @@ class Schema:
     @cached_property
     def migrate(self) -> Statement:
         """Creates what is missing: one statement, so all or nothing even through a pooler."""
-        known = self._known("_token", "_fingerprint")
+        known = self._known("_token", "_fingerprint", "_at")
         functions = ";\n".join(self._text(name, known=known) for name in FUNCTIONS)
         text = self._text("migrate", create_table=self._text("table"), create_functions=f"{functions};")
         return Statement("migrate", text, slow=True)
@@ -129,11 +132,11 @@ class Schema:
 
     def _claim(self, types: str) -> Statement:
         """A look, and the call of the function only where that is needed. To plan it takes longer than to call."""
-        return Statement("claim", self._text("ask", known=self._known("$2", "$3")), types)
+        return Statement("claim", self._text("ask", known=self._known("$2", "$3", "clock.at")), types)
 
-    def _known(self, token: str, fingerprint: str) -> str:
+    def _known(self, token: str, fingerprint: str, at: str) -> str:
         """What a look at a record tells whoever claims it, as an expression."""
-        return self._text("known", token=token, fingerprint=fingerprint)
+        return self._text("known", token=token, fingerprint=fingerprint, at=at)
 
     def _call(self, name: str, types: str, *constants: str) -> Statement:
         """The call of a function that answers one value."""
@@ -230,6 +233,9 @@ _EXPRESSIONS: Final = {
     "clock": _NOW.format("clock_timestamp()"),
     "statement_clock": _NOW.format("statement_timestamp()"),
     "sound": _SOUND,
+    "identified": _IDENTIFIED,
+    "running": _RUNNING,
+    "completed": _COMPLETED,
     "owned": f"@state = 1 AND (@expires_at > _at) IS NOT FALSE AND {_SOUND}",
     "due": f"CASE WHEN @ - t.due BETWEEN 0 AND {LAG} THEN t.due ELSE @ END",
 }

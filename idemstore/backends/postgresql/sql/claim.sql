@@ -20,6 +20,7 @@ DECLARE
     _reply bytea;
 BEGIN
     IF _there IS NULL THEN
+        _at := {clock};
         SELECT {known} INTO _reply FROM {table} t WHERE t.key = _key;
         IF _reply IS NOT NULL THEN
             RETURN _reply;
