@@ -43,20 +43,6 @@ def retention(value: Duration | None, name: str = "retention") -> int | None:
         raise _bad_duration(name, value) from None
 
 
-def lease_and_retention(lease: Duration, kept: Duration | None) -> tuple[int, int | None]:
-    """Both durations of a claim, in microseconds."""
-    try:
-        return _both(lease, kept)
-    except TypeError:  # one cannot even be hashed
-        return duration("lease", lease), retention(kept)
-
-
-@lru_cache(maxsize=256, typed=True)
-def _both(lease: Duration, kept: Duration | None) -> tuple[int, int | None]:
-    """One look-up instead of two."""
-    return _micros("lease", lease), None if kept is None else _micros("retention", kept)
-
-
 @lru_cache(maxsize=256, typed=True)
 def _micros(name: str, value: Duration) -> int:
     """Whole milliseconds, as microseconds. Cached: a program uses few different durations, very often."""

@@ -5,7 +5,7 @@ A **driver** (one per client and mode) carries requests to the server and decide
 for sync and async, and can be tested without a server.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -189,8 +189,8 @@ class Driver(Protocol[Q_contra, R_co]):
 class AsyncDriver(Protocol[Q_contra, R_co]):
     """One client library in async mode, bound to the event loop it was made on."""
 
-    async def execute(self, request: Q_contra, timeout: float) -> R_co:
-        """As ``Driver.execute``."""
+    def execute(self, request: Q_contra, timeout: float) -> Coroutine[object, object, R_co]:
+        """As ``Driver.execute``: a coroutine function, or what hands on the coroutine of one."""
         ...
 
     async def execute_many(self, requests: Sequence[Q_contra], timeout: float) -> Sequence[R_co | IdemstoreError]:

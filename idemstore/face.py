@@ -31,6 +31,7 @@ _complete: Final = partial(tuple.__new__, Complete)
 DAY: Final = 86400.0
 LEASE: Final = 30.0
 MAX_BATCH: Final = 500
+_USUAL: Final = (LEASE, DAY, checks.duration("lease", LEASE), checks.retention(DAY))
 MIGRATE_TIMEOUT: Final = 120.0
 
 Ask = Exchange[object, object, T]
@@ -113,6 +114,8 @@ class Face:
         self.timeout = timeout
         self.name = name
         self._closed = False
+        self._usual: tuple[Duration, Duration | None, int, int | None] = _USUAL
+        """Lease and retention of the latest claim, and both in microseconds: most programs know only one of each."""
         _stores.add(self)
 
     def __repr__(self) -> str:
@@ -189,8 +192,10 @@ class Face:
     ) -> Ask[ClaimOutcome]:
         digest = None if fingerprint is None else checks.fingerprint(fingerprint)
         name = checks.new_token() if token is None else checks.token(token)
-        until, kept = checks.lease_and_retention(lease, retention)
-        return self._dialect.claim(key, _claim((digest, name, until, kept, takeover)))
+        usual = self._usual
+        if lease is not usual[0] or retention is not usual[1]:
+            self._usual = usual = (lease, retention, checks.duration("lease", lease), checks.retention(retention))
+        return self._dialect.claim(key, _claim((digest, name, usual[2], usual[3], takeover)))
 
     def _complete(self, key: str, token: str, result: bytes, retention: Duration | None) -> Ask[SettleOutcome]:
         data = checks.stored_bytes("result", result, self._value_bytes)

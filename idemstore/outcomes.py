@@ -39,11 +39,18 @@ class InFlight:
     retry_after: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Completed:
     """The operation was done before; ``result`` is what it stored, byte for byte."""
 
     result: bytes = field(repr=False)
+
+    def __init__(self, result: bytes) -> None:
+        """As ``Claimed``."""
+        _result(self, result)
+
+
+_result = Completed.__dict__["result"].__set__
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import asyncio
 import contextvars
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
@@ -51,37 +51,22 @@ class AsyncPooledDriver(Generic[L]):
         """A connection to one host, whose statements may take ``timeout`` seconds."""
         raise NotImplementedError
 
-    async def execute(self, request: Call, timeout: float) -> Reply:
+    def execute(self, request: Call, timeout: float) -> Coroutine[object, object, Reply]:
         """Carry one call."""
-        deadline = time.monotonic() + timeout
-        once = self._apart if request.statement.slow else self._once
-        reply = await once(deadline, timeout, request)
-        return reply if type(reply) is list else await self._again(reply, deadline, timeout, request)
+        carry = self._apart if request.statement.slow else self._carry
+        return carry(time.monotonic() + timeout, timeout, request)
 
     async def execute_many(self, requests: Sequence[Call], timeout: float) -> Sequence[Reply | IdemstoreError]:
         """Carry many; see ``batches``."""
-        return await carry_many_async(requests, self._schema, partial(self._call, time.monotonic() + timeout, timeout))
+        return await carry_many_async(requests, self._schema, partial(self._carry, time.monotonic() + timeout, timeout))
 
     async def execute_together(
         self, requests: Sequence[Call], timeout: float
     ) -> Sequence[Reply | IdemstoreError | Alone]:
         """Carry many of different callers; see ``batches``."""
-        return await carry_together(requests, self._schema, partial(self._call, time.monotonic() + timeout, timeout))
+        return await carry_together(requests, self._schema, partial(self._carry, time.monotonic() + timeout, timeout))
 
-    async def _call(self, deadline: float, timeout: float, call: Call) -> Reply:
-        """One call of a batch: once, and again where the connection, not the call, was at fault."""
-        return await self._again(await self._once(deadline, timeout, call), deadline, timeout, call)
-
-    async def _again(self, reply: Reply, deadline: float, timeout: float, call: Call) -> Reply:
-        """The same call as often as its refusals ask for that."""
-        once = self._apart if call.statement.slow else self._once
-        for _ in range(ATTEMPTS - 1):
-            if not isinstance(reply, Refusal) or remedy(reply) is Remedy.NONE:
-                break
-            reply = await once(deadline, timeout, call)
-        return reply
-
-    async def _once(self, deadline: float, timeout: float, call: Call) -> Reply:
+    async def _carry(self, deadline: float, timeout: float, call: Call, repeats: int = ATTEMPTS - 1) -> Reply:
         """On a connection of the pool. One whose reply nobody waits for any more is never used again."""
         line = self._pool.idle() or await self._pool.take(deadline)
         try:
@@ -89,16 +74,20 @@ class AsyncPooledDriver(Generic[L]):
         except BaseException:
             self._pool.drop(line)
             raise
-        if reply is None:
+        if type(reply) is list:
+            self._pool.give(line)
+            return reply
+        if not isinstance(reply, Refusal):
             self._pool.drop(line)
             raise dialing.late(self._target, timeout)
-        if isinstance(reply, Refusal) and remedy(reply) is Remedy.RECONNECT:
+        cure = remedy(reply)
+        if cure is Remedy.RECONNECT:
             self._pool.drop(line, all_idle=True)
         else:
             self._pool.give(line)
-        return reply
+        return await self._carry(deadline, timeout, call, repeats - 1) if repeats and cure is not Remedy.NONE else reply
 
-    async def _apart(self, deadline: float, timeout: float, call: Call) -> Reply:
+    async def _apart(self, deadline: float, timeout: float, call: Call, repeats: int = ATTEMPTS - 1) -> Reply:
         """On a connection of its own, whose statements may take as long as this call."""
         line = await self._connect(deadline, timeout)
         try:
@@ -107,6 +96,8 @@ class AsyncPooledDriver(Generic[L]):
             line.close()
         if reply is None:
             raise dialing.late(self._target, timeout)
+        if repeats and isinstance(reply, Refusal) and remedy(reply) is not Remedy.NONE:
+            return await self._apart(deadline, timeout, call, repeats - 1)
         return reply
 
     async def _connect(self, deadline: float, timeout: float | None = None) -> L:

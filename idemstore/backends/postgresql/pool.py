@@ -50,7 +50,7 @@ class _Places(Generic[L]):
         self._open = 0
         self._closed = False
 
-    def _fresh(self) -> L | None:
+    def idle(self) -> L | None:
         """The idle connection that was used last, unless it is too old: then so are all others."""
         if self._idle and time.monotonic() - self._idle[-1].used < MAX_IDLE:
             return self._idle.pop()
@@ -118,7 +118,7 @@ class Pool(_Places[L]):
         place, waiter = Place(), None
         with self._lock:
             self._check()
-            line = self._fresh()
+            line = self.idle()
             if line is None and self._open >= self._size:
                 self._open = len(self._idle) + len(self._lent)
             if line is not None:
@@ -227,14 +227,10 @@ class AsyncPool(_Places[L]):
         self._connect = connect
         self._waiters: deque[asyncio.Future[L | None]] = deque()
 
-    def idle(self) -> L | None:
-        """A connection that is there, without waiting for anybody."""
-        return None if self._closed else self._fresh()
-
     async def take(self, deadline: float) -> L:
         """A connection, or ``StoreTimeout``."""
         self._check()
-        line = self._fresh()
+        line = self.idle()
         if line is not None:
             return line
         if self._open < self._size:
