@@ -88,7 +88,7 @@ def name_of(report: Recorded) -> str:
 
 def floor_of(row: Row) -> str:
     """What a row of a floor program is about."""
-    names = [row.get(name) for name in ("server", "driver", "mode", "operation")]
+    names = [row.get(name) for name in ("placement", "server", "driver", "mode", "operation")]
     floor = f"/ {row['floor']}" if row.get("floor") else ""
     return " ".join(str(name) for name in (*names, floor) if name)
 

@@ -198,8 +198,9 @@ class Face:
         return self._dialect.claim(key, _claim((digest, name, usual[2], usual[3], takeover)))
 
     def _complete(self, key: str, token: str, result: bytes, retention: Duration | None) -> Ask[SettleOutcome]:
-        data = checks.stored_bytes("result", result, self._value_bytes)
-        return self._dialect.complete(key, _complete((checks.token(token), data, checks.retention(retention))))
+        data, usual = checks.stored_bytes("result", result, self._value_bytes), self._usual
+        kept = usual[3] if retention is usual[1] else checks.retention(retention)
+        return self._dialect.complete(key, _complete((checks.token(token), data, kept)))
 
     def _fail(
         self, key: str, token: str, result: bytes, retention: Duration | None, retry_after: Duration | None
