@@ -14,6 +14,10 @@ from functools import partial
 import pytest
 
 import idemstore
+from idemstore.backends.postgresql.dialect import Call
+from idemstore.backends.postgresql.options import read_target
+from idemstore.backends.postgresql.psycopg_async import AsyncPsycopgDriver
+from idemstore.backends.postgresql.refusals import Refusal
 from idemstore.errors import (
     AccessDenied,
     StoreTimeout,
@@ -26,6 +30,7 @@ from idemstore.testing.blocking import BlockingStore
 from idemstore.testing.contract_lab import Lab, claimed, done, expect, raises
 from idemstore.testing.families.postgresql import DRIVERS, PostgresqlSubject
 from idemstore.testing.servers.process import free_port
+from idemstore.url import parse_url
 
 SLACK = 1.5
 """Seconds that a busy machine may add to a time-out."""
@@ -76,6 +81,14 @@ def end_sessions(subject, when="true"):
     subject.execute(
         f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'idemstore' AND {when}"
     )
+
+
+def wait_for_end(subject):
+    """Return once none of ours is left."""
+    deadline = time.monotonic() + 20
+    while sessions(subject):
+        assert time.monotonic() < deadline, "sessions are still there"
+        time.sleep(0.005)
 
 
 def waits(subject, number=1):
@@ -212,6 +225,38 @@ def test_session_is_ended_in_a_call(lab):
         waits(lab.subject)
     done(call.result())
     assert lab.store.claim(key) == Completed(b"r")
+
+
+@pytest.mark.parametrize("where", ["idle", "in a call"])
+def test_number_of_a_closed_socket_is_left_to_others(subject, where):
+    """The socket of a session that ended is closed by libpq: whoever gets its number next is not disturbed."""
+
+    async def main():
+        loop, (ours, theirs) = asyncio.get_running_loop(), socket.socketpair()
+        target, schema = read_target(parse_url(subject.url))
+        line = await AsyncPsycopgDriver(target, schema)._connect(time.monotonic() + 5)
+        number = line._line.fd
+        line._lost = (ended := asyncio.Event()).set
+        end_sessions(subject)
+        wait_for_end(subject)  # meanwhile the loop stands still, and hears nothing of it
+        if where == "in a call":
+            assert isinstance(await line.say(Call(schema.inspect), time.monotonic() + 5), Refusal)
+        else:
+            await asyncio.wait_for(ended.wait(), 5)
+        assert line._line.broken
+        assert not loop.remove_reader(number), "nobody watches a socket that is closed"
+        os.dup2(ours.fileno(), number)
+        heard = asyncio.Event()
+        loop.add_reader(number, heard.set)
+        line.close()
+        theirs.send(b"!")
+        await asyncio.wait_for(heard.wait(), 5)
+        loop.remove_reader(number)
+        os.close(number)
+        ours.close()
+        theirs.close()
+
+    asyncio.run(main())
 
 
 def test_server_restarts(lab, server):

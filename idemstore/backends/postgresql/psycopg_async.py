@@ -34,6 +34,7 @@ class AsyncLine:
         self._alarm = Alarm(partial(self._settle, None))
         self._heard: Callable[[str], None] | None = None
         self._lost: Callable[[], None] | None = None
+        self._watched = True
         self._loop.add_reader(line.fd, self._readable)
 
     async def say(self, call: Call, deadline: float) -> Reply | None:
@@ -71,6 +72,8 @@ class AsyncLine:
     def _settle(self, reply: Reply | IdemstoreError | None) -> None:
         """Wake the caller, if it still waits."""
         self._talk = None
+        if type(reply) is not list and self._line.broken:
+            self._unwatch()
         if self._reply is None or self._reply.done():
             return
         if isinstance(reply, IdemstoreError):
@@ -83,7 +86,7 @@ class AsyncLine:
         if self._talk is not None:
             self._go_on()
         elif not self._line.drain():
-            self._loop.remove_reader(self._line.fd)
+            self._unwatch()
             if self._lost is not None:
                 self._lost()
             return
@@ -99,11 +102,19 @@ class AsyncLine:
             self._loop.remove_writer(self._line.fd)
         self._writing = wanted
 
+    def _unwatch(self) -> None:
+        """Take the socket off the loop, once, and in the moment in which libpq closes it (where the connection broke):
+        the next socket that anybody opens gets its number.
+        """
+        if self._watched:
+            self._watched = self._writing = False
+            self._loop.remove_reader(self._line.fd)
+            self._loop.remove_writer(self._line.fd)
+
     def close(self) -> None:
         """End the connection, without waiting for the server."""
         self._alarm.stop()
-        self._loop.remove_reader(self._line.fd)
-        self._loop.remove_writer(self._line.fd)
+        self._unwatch()
         self._line.close()
 
 

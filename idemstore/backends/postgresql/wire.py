@@ -171,6 +171,11 @@ class Line:
             return False
         return True
 
+    @property
+    def broken(self) -> bool:
+        """Whether libpq has given the connection up. It has closed the socket then."""
+        return self.pgconn.status == pq.ConnStatus.BAD
+
     def close(self) -> None:
         """End the connection, without waiting for the server."""
         self.pgconn.finish()
