@@ -266,7 +266,7 @@ def main() -> None:
     known.add_argument("--async-commit", action="store_true", help="synchronous_commit = off: no disk in the figures")
     options = known.parse_args()
     report = Report("postgresql_floor", "PostgreSQL: one caller, against bare statements", "asyncpg", "psycopg")
-    for placement in options.placements:
+    for placement in ["free"] if options.url else options.placements:
         with addresses(options.url, options.servers, options.async_commit, placement) as found:
             for name, url in found.items():
                 measure(report, name, url, placement, options.rounds)

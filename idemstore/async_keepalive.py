@@ -2,11 +2,11 @@
 
 import asyncio
 import contextlib
-import contextvars
 import os
 import weakref
 from collections.abc import Sequence
 
+from idemstore.aside import aside
 from idemstore.async_store import AsyncStore
 from idemstore.errors import IdemstoreError, StoreClosed
 from idemstore.keepalive import CLOSED, IDLE_LOOKS, Beat, Beats, broken, parcels
@@ -33,11 +33,7 @@ class AsyncKeepalive:
             self._woken.set()
         if self._task is None or self._task.done():
             self._woken = asyncio.Event()
-            # In a context of its own: it must not carry the operation that happened to start it. Not by an argument,
-            # which not every task factory takes.
-            work = self._run(self._woken)
-            loop = asyncio.get_running_loop()
-            self._task = contextvars.Context().run(loop.create_task, work, name="idemstore-keepalive")
+            self._task = aside(asyncio.get_running_loop(), self._run(self._woken), "idemstore-keepalive")
 
     async def _run(self, woken: asyncio.Event) -> None:
         """Look, renew, sleep; end when idle, or when the store is gone or closed."""

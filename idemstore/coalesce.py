@@ -20,6 +20,7 @@ from collections.abc import Callable, Coroutine, Hashable, Iterable, Iterator, S
 from itertools import chain
 from typing import Any, Final, NamedTuple
 
+from idemstore.aside import aside
 from idemstore.errors import IdemstoreError, StoreClosed, StoreMisbehaved, StoreTimeout, StoreUnavailable
 from idemstore.exchange import ALONE, Alone, AsyncDriver, AsyncWatch, Together
 from idemstore.flows import copied
@@ -258,7 +259,7 @@ class Coalescer:
         landed: "Callable[[asyncio.Task[Any]], None]",
     ) -> None:
         """In a task of its own, which carries no caller's context and is cancelled with none of them."""
-        task = self._loop.create_task(carrying, name="idemstore-batch", context=contextvars.Context())
+        task = aside(self._loop, carrying, "idemstore-batch")
         self._sent[task] = calls
         task.add_done_callback(landed, context=self._context)
 

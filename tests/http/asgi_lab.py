@@ -1,7 +1,8 @@
 """What the tests of the ASGI middleware share: one caller with one key, and requests at a chosen turn of the loop."""
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 from idemstore.async_store import AsyncStore
 from idemstore.http import HttpPolicy
@@ -42,3 +43,17 @@ async def ended(wrapped: IdempotencyMiddleware, task: "asyncio.Future[None]") ->
     (told,) = await asyncio.wait_for(asyncio.gather(task, return_exceptions=True), 1)
     await until(lambda: not wrapped.tasks)
     return told
+
+
+@contextlib.contextmanager
+def loop_of_its_own(loop: asyncio.AbstractEventLoop | None = None) -> Iterator[asyncio.AbstractEventLoop]:
+    """A loop that may be stopped half-way: what it leaves behind is cancelled, and ends, before it is closed."""
+    loop = loop or asyncio.new_event_loop()
+    try:
+        yield loop
+    finally:
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+            with contextlib.suppress(BaseException):
+                loop.run_until_complete(task)
+        loop.close()

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
 
 import pytest
-from asgi_lab import KEY, POLICY, at_turn, ended, state
+from asgi_lab import KEY, POLICY, at_turn, ended, loop_of_its_own, state
 
 import idemstore
 from idemstore.async_store import AsyncStore
@@ -16,9 +16,9 @@ from idemstore.errors import IdemstoreError
 from idemstore.exchange import AsyncDriver, AsyncWatch
 from idemstore.http import Fate, HttpPolicy, keep_everything
 from idemstore.http.asgi import IdempotencyMiddleware
-from idemstore.http.asgi_types import Message, Receive, Scope, Send
+from idemstore.http.asgi_types import AsgiApp, Message, Receive, Scope, Send
 from idemstore.machine import State
-from idemstore.testing.adapter_clients import AsgiServed, Visit
+from idemstore.testing.adapter_clients import AsgiServed, Got, Visit
 
 TURNS = 12
 
@@ -100,6 +100,21 @@ def run(test: Callable[[AsyncStore], Awaitable[None]], *, slow: bool = False, fa
     asyncio.run(main())
 
 
+def at_every_turn(test: Callable[[int, bool, bool], None]) -> Callable[[int, bool, bool], None]:
+    """A test of what happens at a turn of the loop: with a store that waits or not, tasks that begin late or not."""
+    for name, values in (("turns", range(TURNS)), ("slow", (False, True)), ("factory", (False, True))):
+        test = pytest.mark.parametrize(name, values)(test)
+    return test
+
+
+async def twice(app: AsgiApp, store: AsyncStore) -> list[Got]:
+    """The first answer of an application, and the one to a retry."""
+    wrapped, visits = IdempotencyMiddleware(app, store, POLICY), (Visit(b"{}"), Visit(b"{}"))
+    for visit in visits:
+        await wrapped(scope(), visit.receive, visit.send)
+    return [visit.got() for visit in visits]
+
+
 @pytest.mark.parametrize("factory", [False, True])
 @pytest.mark.parametrize("waits", [0, 1, 3])
 @pytest.mark.parametrize("error", [Stop, GeneratorExit, lambda: BaseExceptionGroup("x", [Stop()])])
@@ -147,19 +162,12 @@ def test_what_ends_the_loop_ends_it(error: type[BaseException], waits: int, slow
         visit = Visit(b"{}")
         await IdempotencyMiddleware(app, store, POLICY)(scope(), visit.receive, visit.send)
 
-    loop = asyncio.new_event_loop()
-    try:
+    with loop_of_its_own() as loop:
         with pytest.raises(error):
             loop.run_until_complete(asyncio.wait_for(main(), 1))
         (store,) = stores
         found = loop.run_until_complete(store.claim(KEY, lease=30, retention=30, fingerprint=None))
         assert isinstance(found, idemstore.Claimed)
-    finally:
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
-            with contextlib.suppress(BaseException):
-                loop.run_until_complete(task)
-        loop.close()
 
 
 @pytest.mark.parametrize("waits", [0, 2])
@@ -178,19 +186,12 @@ def test_what_ends_the_loop_is_told_once(error: type[BaseException], waits: int)
         wrapped = IdempotencyMiddleware(app, idemstore.open_async("memory://"), POLICY)
         await asyncio.ensure_future(wrapped(scope(), visit.receive, visit.send))
 
-    loop = asyncio.new_event_loop()
-    try:
+    with loop_of_its_own() as loop:
         served = loop.create_task(main())
         with pytest.raises(error):
             loop.run_until_complete(asyncio.sleep(1))
         loop.run_until_complete(asyncio.sleep(0.01))
         assert served.cancelled()
-    finally:
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
-            with contextlib.suppress(BaseException):
-                loop.run_until_complete(task)
-        loop.close()
 
 
 def test_a_task_factory_may_take_a_coroutine_alone():
@@ -206,9 +207,7 @@ def test_a_task_factory_may_take_a_coroutine_alone():
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("factory", [False, True])
-@pytest.mark.parametrize("slow", [False, True])
-@pytest.mark.parametrize("turns", range(TURNS))
+@at_every_turn
 def test_everything_is_cancelled_at_any_turn(turns: int, slow: bool, factory: bool):
     """As a loop does that ends: nothing is waited for, and the key is free or its response is stored."""
 
@@ -228,9 +227,7 @@ def test_everything_is_cancelled_at_any_turn(turns: int, slow: bool, factory: bo
     run(test, slow=slow, factory=factory)
 
 
-@pytest.mark.parametrize("factory", [False, True])
-@pytest.mark.parametrize("slow", [False, True])
-@pytest.mark.parametrize("turns", range(TURNS))
+@at_every_turn
 def test_only_the_tasks_of_requests_are_cancelled_at_any_turn(turns: int, slow: bool, factory: bool):
     """Somebody cancels every task but the server's: the server hears of it."""
 
@@ -256,11 +253,8 @@ def test_headers_may_be_any_iterable():
             await send(body(b"ne", more=True))
             await send(body())
 
-        wrapped = IdempotencyMiddleware(app, store, POLICY)
-        for _ in range(2):
-            visit = Visit(b"{}")
-            await wrapped(scope(), visit.receive, visit.send)
-            assert ("x-one", "1") in visit.got().headers
+        for answer in await twice(app, store):
+            assert ("x-one", "1") in answer.headers
 
     run(test)
 
@@ -276,11 +270,8 @@ def test_a_status_may_be_a_number_of_any_kind():
             await send(start(Status.CREATED))
             await send(body(b"done"))
 
-        wrapped = IdempotencyMiddleware(app, store, POLICY)
-        for _ in range(2):
-            visit = Visit(b"{}")
-            await wrapped(scope(), visit.receive, visit.send)
-            assert visit.got().status == 201
+        for answer in await twice(app, store):
+            assert answer.status == 201
 
     run(test)
 

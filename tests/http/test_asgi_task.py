@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
+from asgi_lab import loop_of_its_own
 
 from idemstore.http.asgi_task import start
 
@@ -161,16 +162,13 @@ def test_a_signal_handler_that_raises_between_two_tasks(monkeypatch: pytest.Monk
     async def main() -> None:
         start(asyncio.get_running_loop(), _nothing())
 
-    loop = asyncio.new_event_loop()
-    loop.call_later(5, loop.stop)  # nobody hears of it otherwise
-    try:
+    with loop_of_its_own() as loop:
+        loop.call_later(5, loop.stop)  # nobody hears of it otherwise
         with pytest.raises(KeyboardInterrupt):
             loop.run_until_complete(main())
         left = asyncio.all_tasks(loop)
         loop.run_until_complete(asyncio.sleep(0.01))
         assert all(task.done() for task in left)
-    finally:
-        loop.close()
 
 
 @ours
@@ -214,11 +212,8 @@ def test_a_loop_that_cannot_be_watched_starts_it_with_its_next_turn():
         await task
         assert seen.get() == "outside"
 
-    loop = Closed()
-    try:
+    with loop_of_its_own(Closed()) as loop:
         loop.run_until_complete(main())
-    finally:
-        loop.close()
 
 
 @ours

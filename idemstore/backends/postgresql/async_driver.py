@@ -1,12 +1,12 @@
 """What both async drivers share: the pool, the hosts, and when a call is sent again. The client's lines do the rest."""
 
 import asyncio
-import contextvars
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
+from idemstore.aside import aside
 from idemstore.backends.postgresql import dialing
 from idemstore.backends.postgresql.carry import carry_many_async, carry_together
 from idemstore.backends.postgresql.dialect import Call, Reply, busy
@@ -117,9 +117,7 @@ class AsyncPooledDriver(Generic[L]):
     def watch(self, key: str) -> AsyncLobbyWatch:
         """All waiters share one poll, and a listener where the URL asks for one."""
         if self._target.options.notify and self._listener is None:
-            # In a context of its own: it must not carry the operation that happened to start it.
-            loop = asyncio.get_running_loop()
-            self._listener = loop.create_task(self._listen(), name="idemstore-listen", context=contextvars.Context())
+            self._listener = aside(asyncio.get_running_loop(), self._listen(), "idemstore-listen")
         return AsyncLobbyWatch(self._lobby, key)
 
     async def _listen(self) -> None:

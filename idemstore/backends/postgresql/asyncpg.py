@@ -67,6 +67,11 @@ def refusal(error: Exception) -> Refusal:
     return Refusal(state or LOST, text)
 
 
+def cells(rows: Sequence[Iterable[bytes | None]]) -> list[bytes | None]:
+    """The cells, row after row."""
+    return list(chain.from_iterable(rows))
+
+
 class AsyncpgLine:
     """A connection, and the statements that it has prepared."""
 
@@ -91,7 +96,7 @@ class AsyncpgLine:
             statement = self._statements.get(call.statement.name)
             if statement is None:
                 statement = await self._prepare(call.statement)
-            return list(chain.from_iterable(await statement.fetch(*call.args)))
+            return cells(await statement.fetch(*call.args))
         except REFUSED as error:
             return None if self._late else refusal(error)
         except BROKEN as error:

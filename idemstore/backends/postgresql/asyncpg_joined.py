@@ -6,10 +6,9 @@ Nothing is sent again here: whatever goes wrong, the caller's transaction is ove
 import time
 from collections.abc import Sequence
 from functools import partial
-from itertools import chain
 
 from idemstore.backends.postgresql import dialing
-from idemstore.backends.postgresql.asyncpg import BROKEN, REFUSED, Connection, refusal
+from idemstore.backends.postgresql.asyncpg import BROKEN, REFUSED, Connection, cells, refusal
 from idemstore.backends.postgresql.carry import carry_many_async
 from idemstore.backends.postgresql.dialect import Call, Reply
 from idemstore.backends.postgresql.options import Target
@@ -41,8 +40,7 @@ class AsyncJoinedDriver:
         """Once. At the deadline asyncpg cancels what it has sent, so that the caller can roll back."""
         left = max(0.001, deadline - time.monotonic())
         try:
-            rows = await self._connection.fetch(call.statement.sql, *call.args, timeout=left)
-            return list(chain.from_iterable(rows))
+            return cells(await self._connection.fetch(call.statement.sql, *call.args, timeout=left))
         except TimeoutError:
             raise dialing.late(self._target, timeout) from None
         except REFUSED as error:

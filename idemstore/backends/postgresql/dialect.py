@@ -65,12 +65,7 @@ class PostgresqlDialect:
         fingerprint, token, lease, retention, takeover = event
         call = _call((self._schema.claim, (key, token, fingerprint, lease, retention, takeover)))
         return make_exchange(
-            (
-                call,
-                lambda reply: (
-                    frames.claim(reply[0] if reply else None, token) if type(reply) is list else self._refused(reply)
-                ),
-            )
+            (call, lambda reply: frames.claim(_first(reply), token) if type(reply) is list else self._refused(reply))
         )
 
     def complete(self, key: str, event: Complete) -> Ask[SettleOutcome]:

@@ -36,10 +36,8 @@ CORRUPT: Final = (
 )
 
 
-def claim(frame: bytes | None, token: str) -> ClaimOutcome:
+def claim(frame: bytes, token: str) -> ClaimOutcome:
     """What a claim was answered."""
-    if frame is None:
-        raise misbehaved(frame)
     if frame[:1] == b"R":
         return Completed(frame[1:])
     try:

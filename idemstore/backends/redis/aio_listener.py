@@ -2,10 +2,10 @@
 
 import asyncio
 import contextlib
-import contextvars
 import time
 from collections.abc import Awaitable, Callable
 
+from idemstore.aside import aside
 from idemstore.backends.redis.aio_pool import AsyncLine
 from idemstore.backends.redis.channels import (
     CONNECT_TIMEOUT,
@@ -55,9 +55,7 @@ class AsyncListener:
         if self.channels.add(channel, wake):
             self._bell.set()
         if self._task is None or self._task.done():
-            # In a context of its own: it must not carry the operation that happened to start it.
-            loop = asyncio.get_running_loop()
-            self._task = loop.create_task(self._run(), name="idemstore-redis-listener", context=contextvars.Context())
+            self._task = aside(asyncio.get_running_loop(), self._run(), "idemstore-redis-listener")
 
     async def close(self) -> None:
         """End, and close the connection."""
@@ -85,7 +83,7 @@ class AsyncListener:
 
     async def _listen(self, line: AsyncLine) -> None:
         """Listen, until nobody waits any more."""
-        reader = asyncio.get_running_loop().create_task(self._read(line), context=contextvars.Context())
+        reader = aside(asyncio.get_running_loop(), self._read(line))
         reader.add_done_callback(lambda _: self._bell.set())
         heard, silent = self._heard, 0
         try:
