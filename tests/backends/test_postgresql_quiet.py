@@ -9,7 +9,7 @@ import pytest
 
 from idemstore.backends.postgresql.schema import INSTANT, Schema
 from idemstore.machine import MICROSECONDS
-from idemstore.outcomes import LEASE_LOST, Completed, InFlight, Mismatch
+from idemstore.outcomes import LEASE_LOST, Completed, Failed, InFlight, Mismatch
 from idemstore.testing.contract_lab import Lab, claimed, done, expect
 from idemstore.testing.families.postgresql import PostgresqlSubject, places
 
@@ -361,6 +361,40 @@ def test_no_life_is_shorter_than_an_instant(subject, end):
     for frame, answer, after in subject.execute(text, key="instant"):
         assert bytes(answer) in (b"D", b"Y")
         assert after - int.from_bytes(frame[1:9], "big") > INSTANT
+
+
+@contextmanager
+def stalled_between_clock_and_record(subject):
+    """Whoever claims a key that is there comes to its record only when the transaction handed out is over."""
+    name = f"{subject.table}_claim_v1"
+    (original,) = subject.execute("SELECT pg_get_functiondef(%(name)s::regproc)", name=name)[0]
+    looks = "SELECT * INTO r"
+    assert original.count(looks) == 1
+    with transaction(subject) as other:
+        other.execute("SELECT pg_advisory_xact_lock(42)")
+        subject.execute(original.replace(looks, f"PERFORM pg_advisory_xact_lock(42); {looks}").replace("%", "%%"))
+        try:
+            yield other
+        finally:
+            subject.execute(original.replace("%", "%%"))
+
+
+@pytest.mark.parametrize("retry_after", [0, 5])
+def test_claim_that_read_the_clock_before_a_failure(lab, retry_after):
+    """It sees the record after the failure: what may be retried at once is, and nobody waits beyond the back-off."""
+    key, store = lab.key(), lab.open()
+    first = claimed(lab.store.claim(key, lease=10))
+    lab.age(key, 50)
+    with stalled_between_clock_and_record(lab.subject) as other:
+        call = lab.background(partial(store.claim, key))
+        waiting(lab.subject)
+        done(lab.store.fail(key, first.token, b"no", retry_after=retry_after))
+        other.rollback()
+        answer = call.result()
+    if retry_after:
+        assert 0 < expect(Failed, answer).retry_after <= retry_after
+    else:
+        assert claimed(answer).attempt == 2
 
 
 def test_takeover_that_waited_for_a_row(lab):

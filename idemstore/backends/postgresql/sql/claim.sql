@@ -71,7 +71,10 @@ BEGIN
         ELSIF r.retry_at IS NULL THEN
             RETURN 'F'::bytea || r.result;
         ELSIF r.retry_at > _at THEN
-            RETURN 'W'::bytea || int8send(r.retry_at - _at) || r.result;
+            _at := {clock}; -- the failure may be younger than the clock that was read: what may be retried at once is due
+            IF r.retry_at > _at THEN
+                RETURN 'W'::bytea || int8send(r.retry_at - _at) || r.result;
+            END IF;
         END IF;
 
         IF NOT _locked THEN
