@@ -3,6 +3,7 @@
 The tests run on every family that is there, or on those that IDEMSTORE_SUBJECTS names.
 """
 
+import signal
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 
@@ -15,6 +16,10 @@ from idemstore.testing.pytest_plugin import ServerPool  # noqa: E402
 from idemstore.testing.subject import Subject  # noqa: E402
 
 pytest_plugins = ["idemstore.testing.pytest_plugin"]
+
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:  # begun in the background, or under nohup: children inherit it
+        signal.signal(number, handler)
 
 MakeSubject = Callable[[str], Subject]
 

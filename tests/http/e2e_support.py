@@ -166,11 +166,13 @@ class World:
         self._thread.join(PATIENCE)
 
 
-THREADS = ("--workers", "2", "--threads", "8", "--graceful-timeout", "10")
+GRACE = 10
+"""Seconds. A worker of gunicorn that has just been forked loses the signal to end; it is killed so much later."""
+WORKERS = ("--workers", "2", "--graceful-timeout", str(GRACE))
 GUNICORNS: Mapping[str, Sequence[str]] = {
-    "gunicorn": THREADS,
-    "gunicorn --preload": (*THREADS, "--preload"),
-    "gunicorn --timeout 2": ("--workers", "2", "--timeout", "2", "--preload"),  # one request at a time, for two seconds
+    "gunicorn": (*WORKERS, "--threads", "8"),
+    "gunicorn --preload": (*WORKERS, "--threads", "8", "--preload"),
+    "gunicorn --timeout 2": (*WORKERS, "--timeout", "2", "--preload"),  # one request at a time, for two seconds
 }
 
 
@@ -285,7 +287,7 @@ class Server:
         assert self._process is not None
         self._process.terminate()
         try:
-            return self._process.wait(10)
+            return self._process.wait(2 * GRACE)
         except subprocess.TimeoutExpired:
             return None
         finally:
