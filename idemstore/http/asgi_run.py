@@ -243,12 +243,12 @@ class Running:
         waiting = asyncio.ensure_future(answered.wait())
         try:
             await asyncio.wait({heard, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
+        finally:  # a framework that only looks (``is_disconnected``) cancels this, and the server may say it once
             waiting.cancel()
             if not heard.done():
                 heard.cancel()
-        if heard.done() and not heard.cancelled() and heard.exception() is None:
-            self._gone = self._gone or heard.result()["type"] == "http.disconnect"
+            elif not heard.cancelled() and heard.exception() is None:
+                self._gone = self._gone or heard.result()["type"] == "http.disconnect"
 
     # -- the response ------------------------------------------------------------------------------------------------
 

@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import warnings
 from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
 
 import pytest
-from asgi_lab import KEY, POLICY, at_turn, ended, loop_of_its_own, state
+from asgi_lab import KEY, POLICY, at_turn, ended, loop_of_its_own, state, until
 
 import idemstore
 from idemstore.async_store import AsyncStore
@@ -357,5 +358,76 @@ def test_a_second_start_once_the_response_has_begun():
             await IdempotencyMiddleware(app, store, POLICY)(scope(), visit.receive, visit.send)
         assert len(visit.sent) == 2
         assert await state(store) is None
+
+    run(test)
+
+
+def test_a_disconnect_that_is_only_looked_at_is_not_lost():
+    """Frameworks that ask whether the client is still there cancel the question; some servers say it only once."""
+
+    async def test(store: AsyncStore) -> None:
+        heard: list[str] = []
+
+        class Once(Visit):
+            """A server whose queue has the disconnect once, and which takes what is sent to nobody."""
+
+            said = 0
+
+            async def receive(self) -> Message:
+                message = await super().receive()
+                self.said += message["type"] == "http.disconnect"
+                return message if self.said < 2 else await asyncio.Event().wait()  # type: ignore[return-value]
+
+            async def send(self, message: Message) -> None:
+                self.sent.append(message)
+
+        visit = Once(b"{}")
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await receive()
+            visit.leave()
+            looking = asyncio.ensure_future(receive())
+            await until(lambda: visit.said > 0)
+            looking.cancel()
+            await asyncio.wait({looking})
+            await fine(scope, receive, send)
+            heard.append((await receive())["type"])
+
+        await IdempotencyMiddleware(app, store, POLICY)(scope(), visit.receive, visit.send)
+        assert heard == ["http.disconnect"]
+        assert visit.sent == []
+        assert await state(store) is State.COMPLETED
+
+    run(test)
+
+
+def test_a_server_that_fails_to_say_whether_the_client_is_there():
+    """The application has stopped asking: nobody hears of it, and asyncio does not complain of that either."""
+
+    async def test(store: AsyncStore) -> None:
+        complaints: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
+        asked = asyncio.Event()
+
+        class Broken(Visit):
+            async def receive(self) -> Message:
+                if self._messages:
+                    return await super().receive()
+                asked.set()
+                raise OSError("no connection")
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await receive()
+            looking = asyncio.ensure_future(receive())
+            await asked.wait()
+            looking.cancel()
+            await asyncio.wait({looking})
+            await fine(scope, receive, send)
+
+        visit = Broken(b"{}")
+        await IdempotencyMiddleware(app, store, POLICY)(scope(), visit.receive, visit.send)
+        assert visit.got().status == 201
+        gc.collect()
+        assert complaints == []
 
     run(test)
