@@ -155,7 +155,12 @@ class Running:
         """Tell the store what was answered; False where somebody else owns the key."""
         if not self._begun:
             return self.failed()
-        return self._tell(self._status, self._headers, self._parts)
+        try:
+            return self._tell(self._status, self._headers, self._parts)
+        except Exception:
+            if not self._settled:  # the policy raised: the request counts as failed, as under ASGI
+                self.failed()
+            raise
 
     def failed(self) -> bool:
         """The application raised, or ended without an answer: that counts as 500."""
@@ -164,10 +169,10 @@ class Running:
 
     def _tell(self, status: int, headers: Headers, parts: Sequence[bytes] | None) -> bool:
         """Complete, fail or release."""
-        self._settled = True
         home, ask, beat = self._home, self._ask, self.operation.beat
         store, key, token = home.store, ask.stored, ask.token
         fate, data, kept = home.policy.settle(status, headers, parts, ask.guarded, home.core.limit)
+        self._settled = True  # not before: where the policy raises, nothing has been told
         self._parts = None
         self._quiet()
 

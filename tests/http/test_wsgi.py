@@ -10,7 +10,7 @@ import pytest
 import idemstore
 from idemstore import Claimed
 from idemstore.errors import ConfigurationError, LeaseLostError
-from idemstore.http import HttpPolicy, LargeRequest, Response, keep_everything
+from idemstore.http import Fate, HttpPolicy, LargeRequest, Response, keep_everything
 from idemstore.http.wsgi import IdempotencyMiddleware
 from idemstore.http.wsgi_types import Environ, WsgiApp
 from idemstore.machine import State
@@ -258,3 +258,29 @@ def test_an_async_rewrite_is_refused(store: Store):
     policy = HttpPolicy(scope=lambda request: "ann", rewrite=today)
     with pytest.raises(ConfigurationError, match="async"):
         IdempotencyMiddleware(print, store, policy)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("length", [[], [("Content-Length", "2")]])
+@pytest.mark.parametrize("left", [False, True])
+def test_a_response_that_cannot_be_recorded_is_a_failure(store: Store, length: list[tuple[str, str]], left: bool):
+    """The server is told of the error; the key does not stay in flight until its lease is over. As under ASGI."""
+
+    def fate(status: int) -> Fate:
+        if status < 300:
+            raise ValueError("no such status")
+        return keep_everything(status)
+
+    def app(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", length)
+        return [b"ok"]
+
+    wrapped = IdempotencyMiddleware(app, store, HttpPolicy(scope=lambda request: "ann", fate=fate))
+    found: Any = wrapped(environ(), lambda *_: lambda _: None)
+    if not left:
+        with pytest.raises(ValueError, match="no such status"):
+            list(found)
+        found.close()
+    else:
+        with pytest.raises(ValueError, match="no such status"):
+            found.close()
+    assert state(store) is State.FAILED
