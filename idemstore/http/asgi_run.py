@@ -297,7 +297,7 @@ class Running:
             self._parts = None
             return self._gone and bool(message.get("more_body", False))
         if body and self._parts is not None:
-            self._parts.append(body)
+            self._parts.append(bytes(body))  # no copy of bytes; a buffer may be filled anew once it is sent
         return False
 
     def _whole(self) -> bool:

@@ -431,3 +431,29 @@ def test_a_server_that_fails_to_say_whether_the_client_is_there():
         assert complaints == []
 
     run(test)
+
+
+def test_a_buffer_that_is_filled_anew_is_kept_as_it_was_sent():
+    """Starlette streams views of memory, too: the retry gets what the client got."""
+
+    async def test(store: AsyncStore) -> None:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            buffer = bytearray(2)
+            await send(start())
+            for part in (b"ab", b"cd"):
+                buffer[:] = part
+                await send({"type": "http.response.body", "body": memoryview(buffer), "more_body": True})
+            await send(body())
+
+        class Wire(Visit):
+            """A server that writes at once."""
+
+            async def send(self, message: Message) -> None:
+                await super().send({**message, "body": bytes(message.get("body", b""))})
+
+        wrapped, visits = IdempotencyMiddleware(app, store, POLICY), (Wire(b"{}"), Wire(b"{}"))
+        for visit in visits:
+            await wrapped(scope(), visit.receive, visit.send)
+        assert [visit.got().body for visit in visits] == [b"abcd", b"abcd"]
+
+    run(test)
