@@ -203,7 +203,12 @@ class Running:
             raise self._home.core.cut_off()
         request = self._ask.guarded.request
         self._started = True
-        return send_response(self._start_response, self._home.policy.lost(request), request.method)
+        return send_response(self._answer, self._home.policy.lost(request), request.method)
+
+    def _answer(self, line: str, pairs: list[tuple[str, str]]) -> Callable[[bytes], object]:
+        """``start_response`` of an answer that is not the application's; by the old ``write``, too."""
+        self._write = self._start_response(line, pairs)
+        return self._write
 
     def interrupted(self) -> None:
         """A worker that is stopped: the next request with the key runs at once."""

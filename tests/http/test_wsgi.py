@@ -284,3 +284,25 @@ def test_a_response_that_cannot_be_recorded_is_a_failure(store: Store, length: l
         with pytest.raises(ValueError, match="no such status"):
             found.close()
     assert state(store) is State.FAILED
+
+
+def test_a_claim_lost_by_an_application_that_writes_is_told_whole(store: Store):
+    """By the old ``write``, and as long as the answer says it is."""
+
+    def app(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        write = start_response("200 OK", [("Content-Length", "2")])
+        store.forget(KEY)
+        write(b"ok")
+        return []
+
+    sent: list[bytes] = []
+    said: dict[str, str] = {}
+
+    def begin(status: str, headers: list[tuple[str, str]]) -> Any:
+        said.update(headers, status=status)
+        return sent.append
+
+    sent += IdempotencyMiddleware(app, store, POLICY)(environ(), begin)
+    assert said["status"].startswith("409")
+    assert b"lease-lost" in b"".join(sent)
+    assert len(b"".join(sent)) == int(said["Content-Length"])
