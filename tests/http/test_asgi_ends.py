@@ -208,6 +208,32 @@ def test_a_task_factory_may_take_a_coroutine_alone():
     asyncio.run(main())
 
 
+class Passing(asyncio.SelectorEventLoop):
+    """A loop that hands every argument of ``create_task`` on to the task factory, as asyncio does from 3.14 on."""
+
+    def create_task(self, work: object, **more: object) -> "asyncio.Task[object]":  # type: ignore[override]
+        """By the factory."""
+        factory = self.get_task_factory()
+        return asyncio.Task(work, loop=self) if factory is None else factory(self, work, **more)  # type: ignore
+
+
+def test_a_task_factory_is_given_nothing_that_it_may_not_take():
+    """The heartbeat has a name and a context of its own, whatever the loop hands on."""
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_task_factory(lambda loop, work: asyncio.Task(work, loop=loop))  # type: ignore[arg-type]
+        store, visit = idemstore.open_async("memory://"), Visit(b"{}")
+        wrapped = IdempotencyMiddleware(unhurried, store, POLICY)
+        await wrapped(scope(), visit.receive, visit.send)
+        assert visit.got().status == 201
+        assert wrapped.tasks == set()
+        assert "idemstore-keepalive" in {task.get_name() for task in asyncio.all_tasks()}
+        await store.close()
+
+    with loop_of_its_own(Passing()) as loop:
+        loop.run_until_complete(main())
+
+
 @at_every_turn
 def test_everything_is_cancelled_at_any_turn(turns: int, slow: bool, factory: bool):
     """As a loop does that ends: nothing is waited for, and the key is free or its response is stored."""
