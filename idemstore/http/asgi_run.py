@@ -116,7 +116,7 @@ class Running:
             self._keep()
             try:
                 await self._end(loop)
-            except asyncio.CancelledError:
+            except (asyncio.CancelledError, GeneratorExit):
                 self._given_up(loop)
                 raise
         scope.pop(OPERATION, None)
@@ -155,8 +155,7 @@ class Running:
         error, self._error = self._error, None
         if self._over is None:
             self._over = loop.create_future()
-            self._over.cancel()
-        elif not self._over.cancelled():
+        if not self._over.cancel() and not self._over.cancelled():
             error = self._over.exception()
         self._unheard(error)
 

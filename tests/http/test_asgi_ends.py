@@ -483,3 +483,33 @@ def test_a_buffer_that_is_filled_anew_is_kept_as_it_was_sent():
         assert [visit.got().body for visit in visits] == [b"abcd", b"abcd"]
 
     run(test)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_request_that_is_closed_goes_on_without_its_server(fails: bool, caplog: pytest.LogCaptureFixture):
+    """As one that is cancelled: its response is stored, what it raises is logged, and asyncio has nothing to say."""
+
+    async def test(store: AsyncStore) -> None:
+        go, complaints = asyncio.Event(), list[object]()
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await go.wait()
+            if fails:
+                raise ValueError("broken")
+            await fine(scope, receive, send)
+
+        visit, wrapped = Visit(b"{}"), IdempotencyMiddleware(app, store, POLICY)
+        served = wrapped(scope(), visit.receive, visit.send)
+        served.send(None)
+        served.close()
+        go.set()
+        await until(lambda: not wrapped.tasks)
+        assert await state(store) is (None if fails else State.COMPLETED)
+        assert visit.sent == []
+        gc.collect()
+        assert complaints == []
+
+    with caplog.at_level(logging.ERROR, "idemstore.http"):
+        run(test)
+    assert ("client is gone" in caplog.text) == fails
