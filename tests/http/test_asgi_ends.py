@@ -513,3 +513,16 @@ def test_a_request_that_is_closed_goes_on_without_its_server(fails: bool, caplog
     with caplog.at_level(logging.ERROR, "idemstore.http"):
         run(test)
     assert ("client is gone" in caplog.text) == fails
+
+
+def test_a_middleware_that_stands_twice_says_so(caplog: pytest.LogCaptureFixture):
+    """Each request would find itself in flight, and to try again would never help."""
+
+    async def test(store: AsyncStore) -> None:
+        visit, once = Visit(b"{}"), IdempotencyMiddleware(fine, store, POLICY)
+        await IdempotencyMiddleware(once, store, POLICY)(scope(), visit.receive, visit.send)
+        assert (visit.got().status, visit.got().problem) == (500, "misconfigured")
+        assert await state(store) is None
+
+    run(test)
+    assert "add it once" in caplog.text

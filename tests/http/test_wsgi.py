@@ -306,3 +306,15 @@ def test_a_claim_lost_by_an_application_that_writes_is_told_whole(store: Store):
     assert said["status"].startswith("409")
     assert b"lease-lost" in b"".join(sent)
     assert len(b"".join(sent)) == int(said["Content-Length"])
+
+
+def test_a_middleware_that_stands_twice_says_so(store: Store, caplog: pytest.LogCaptureFixture):
+    """Each request would find itself in flight, and to try again would never help."""
+
+    def app(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        raise AssertionError("it is not reached")
+
+    once = IdempotencyMiddleware(app, store, POLICY)
+    assert post(IdempotencyMiddleware(once, store, POLICY)).problem == "misconfigured"
+    assert "add it once" in caplog.text
+    assert state(store) is None
