@@ -92,12 +92,23 @@ class Running:
         """The next part for the server."""
         while not self._muted:
             with Inside(self):
-                part = next(self._left, None)
+                part = self._next()
                 if part is None:
                     return self._end()
             for taken in self._take(part):
                 return taken
         raise StopIteration
+
+    def _next(self) -> bytes | None:
+        """The application's next part; None at the end, which a part that is None is not."""
+        found: Iterator[bytes | None] = self._left
+        try:
+            part = next(found)
+        except StopIteration:
+            return None
+        if part is None:
+            raise TypeError("the application gave None as a part of its response")
+        return part
 
     def _take(self, part: bytes) -> Sequence[bytes]:
         """Note a part; what the server gets for it: nothing, the part, or the answer to a lost claim."""
@@ -134,7 +145,7 @@ class Running:
         try:
             while not self._settled and self._parts is not None:
                 with Inside(self):
-                    part = next(self._left, None)
+                    part = self._next()
                 if part is None:
                     break
                 self._size += len(part)
@@ -214,7 +225,7 @@ class Running:
         """A worker that is stopped: the next request with the key runs at once."""
         self._settled = True
         if not self._home.policy.takeover:
-            return
+            return log.warning("%s was interrupted half-way: settle it", redact(self._ask.stored))
         try:
             kept = self._home.policy.failure_retention
             self._home.store.fail(self._ask.guarded.key, self._ask.token, b"", retention=kept, retry_after=0)

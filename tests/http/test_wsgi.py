@@ -318,3 +318,30 @@ def test_a_middleware_that_stands_twice_says_so(store: Store, caplog: pytest.Log
     assert post(IdempotencyMiddleware(once, store, POLICY)).problem == "misconfigured"
     assert "add it once" in caplog.text
     assert state(store) is None
+
+
+def test_a_worker_that_is_stopped_leaves_the_key_to_an_operator(store: Store, caplog: pytest.LogCaptureFixture):
+    """Where nothing may run twice by itself: the operator hears of it, as under ASGI."""
+
+    def app(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        raise SystemExit
+
+    policy = HttpPolicy(scope=lambda request: "ann", takeover=False)
+    with pytest.raises(SystemExit):
+        post(IdempotencyMiddleware(app, store, policy))
+    assert state(store) is State.IN_FLIGHT
+    assert "half-way: settle it" in caplog.text
+
+
+def test_a_part_that_is_none_is_no_end(store: Store):
+    """It is an error of the application: half a response is not recorded as all of it."""
+
+    def app(environ: Environ, start_response: Any) -> Iterable[Any]:
+        start_response("200 OK", [])
+        return [b"half", None, b"rest"]
+
+    found: Any = IdempotencyMiddleware(app, store, POLICY)(environ(), lambda *_: lambda _: None)
+    with pytest.raises(TypeError):
+        list(found)
+    found.close()
+    assert state(store) is None
