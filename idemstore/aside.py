@@ -11,7 +11,10 @@ T = TypeVar("T")
 def aside(
     loop: asyncio.AbstractEventLoop, work: Coroutine[object, object, T], name: str | None = None
 ) -> "asyncio.Task[T]":
-    """A task in a context of its own: it must not carry what its caller carries, such as the running operation. Not by
-    an argument of ``create_task``, which not every task factory takes.
+    """A task in a context of its own: it must not carry what its caller carries, such as the running operation. Context
+    and name are no arguments of ``create_task``, which some versions of asyncio hand on to the task factory.
     """
-    return contextvars.Context().run(loop.create_task, work, name=name)
+    task = contextvars.Context().run(loop.create_task, work)
+    if name is not None:
+        task.set_name(name)
+    return task

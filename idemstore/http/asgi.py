@@ -130,6 +130,7 @@ class IdempotencyMiddleware:
         """The answer where the application does not run."""
         request = ask.guarded.request
         try:
+            self.core.check_outer(outcome, ask)
             met = self.policy.meet(outcome, ask.guarded)
         except IdemstoreError as error:
             return self.core.trouble(error, request)

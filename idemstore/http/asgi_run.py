@@ -116,7 +116,7 @@ class Running:
             self._keep()
             try:
                 await self._end(loop)
-            except asyncio.CancelledError:
+            except (asyncio.CancelledError, GeneratorExit):
                 self._given_up(loop)
                 raise
         scope.pop(OPERATION, None)
@@ -155,8 +155,7 @@ class Running:
         error, self._error = self._error, None
         if self._over is None:
             self._over = loop.create_future()
-            self._over.cancel()
-        elif not self._over.cancelled():
+        if not self._over.cancel() and not self._over.cancelled():
             error = self._over.exception()
         self._unheard(error)
 
@@ -194,7 +193,11 @@ class Running:
 
     def _ends(self, error: BaseException | None) -> None:
         """Say that the application has ended."""
-        self._ended, over = True, self._over
+        self._ended, over, operation = True, self._over, self.operation
+        if operation.task is not None:  # it is only where the policy may cancel it: task and lease refer to each other
+            operation.task = None
+            if operation.beat is not None:
+                operation.beat.on_loss = None
         if self._task is not None:
             self._home.tasks.discard(self._task)
         if over is None:
@@ -243,12 +246,12 @@ class Running:
         waiting = asyncio.ensure_future(answered.wait())
         try:
             await asyncio.wait({heard, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
+        finally:  # a framework that only looks (``is_disconnected``) cancels this, and the server may say it once
             waiting.cancel()
             if not heard.done():
                 heard.cancel()
-        if heard.done() and not heard.cancelled() and heard.exception() is None:
-            self._gone = self._gone or heard.result()["type"] == "http.disconnect"
+            elif not heard.cancelled() and heard.exception() is None:
+                self._gone = self._gone or heard.result()["type"] == "http.disconnect"
 
     # -- the response ------------------------------------------------------------------------------------------------
 
@@ -297,7 +300,7 @@ class Running:
             self._parts = None
             return self._gone and bool(message.get("more_body", False))
         if body and self._parts is not None:
-            self._parts.append(body)
+            self._parts.append(bytes(body))  # no copy of bytes; a buffer may be filled anew once it is sent
         return False
 
     def _whole(self) -> bool:

@@ -123,6 +123,7 @@ class IdempotencyMiddleware:
         """The store has answered."""
         request = ask.guarded.request
         try:
+            self.core.check_outer(outcome, ask)
             met = self.policy.meet(outcome, ask.guarded)
         except IdemstoreError as error:
             return send_response(start_response, self.core.trouble(error, request), request.method)

@@ -92,12 +92,23 @@ class Running:
         """The next part for the server."""
         while not self._muted:
             with Inside(self):
-                part = next(self._left, None)
+                part = self._next()
                 if part is None:
                     return self._end()
             for taken in self._take(part):
                 return taken
         raise StopIteration
+
+    def _next(self) -> bytes | None:
+        """The application's next part; None at the end, which a part that is None is not."""
+        found: Iterator[bytes | None] = self._left
+        try:
+            part = next(found)
+        except StopIteration:
+            return None
+        if part is None:
+            raise TypeError("the application gave None as a part of its response")
+        return part
 
     def _take(self, part: bytes) -> Sequence[bytes]:
         """Note a part; what the server gets for it: nothing, the part, or the answer to a lost claim."""
@@ -134,7 +145,7 @@ class Running:
         try:
             while not self._settled and self._parts is not None:
                 with Inside(self):
-                    part = next(self._left, None)
+                    part = self._next()
                 if part is None:
                     break
                 self._size += len(part)
@@ -155,7 +166,12 @@ class Running:
         """Tell the store what was answered; False where somebody else owns the key."""
         if not self._begun:
             return self.failed()
-        return self._tell(self._status, self._headers, self._parts)
+        try:
+            return self._tell(self._status, self._headers, self._parts)
+        except Exception:
+            if not self._settled:  # the policy raised: the request counts as failed, as under ASGI
+                self.failed()
+            raise
 
     def failed(self) -> bool:
         """The application raised, or ended without an answer: that counts as 500."""
@@ -164,10 +180,10 @@ class Running:
 
     def _tell(self, status: int, headers: Headers, parts: Sequence[bytes] | None) -> bool:
         """Complete, fail or release."""
-        self._settled = True
         home, ask, beat = self._home, self._ask, self.operation.beat
         store, key, token = home.store, ask.stored, ask.token
         fate, data, kept = home.policy.settle(status, headers, parts, ask.guarded, home.core.limit)
+        self._settled = True  # not before: where the policy raises, nothing has been told
         self._parts = None
         self._quiet()
 
@@ -198,13 +214,18 @@ class Running:
             raise self._home.core.cut_off()
         request = self._ask.guarded.request
         self._started = True
-        return send_response(self._start_response, self._home.policy.lost(request), request.method)
+        return send_response(self._answer, self._home.policy.lost(request), request.method)
+
+    def _answer(self, line: str, pairs: list[tuple[str, str]]) -> Callable[[bytes], object]:
+        """``start_response`` of an answer that is not the application's; by the old ``write``, too."""
+        self._write = self._start_response(line, pairs)
+        return self._write
 
     def interrupted(self) -> None:
         """A worker that is stopped: the next request with the key runs at once."""
         self._settled = True
         if not self._home.policy.takeover:
-            return
+            return log.warning("%s was interrupted half-way: settle it", redact(self._ask.stored))
         try:
             kept = self._home.policy.failure_retention
             self._home.store.fail(self._ask.guarded.key, self._ask.token, b"", retention=kept, retry_after=0)

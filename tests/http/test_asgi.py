@@ -570,11 +570,18 @@ def test_a_rewrite_may_be_async():
     run(test)
 
 
-def test_a_request_leaves_no_cycles():
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize("loss", LeaseLoss)
+def test_a_request_leaves_no_cycles(loss: LeaseLoss, waits: bool):
     """What a request needed goes with it; the garbage collector has nothing to do."""
 
     async def test(store: AsyncStore) -> None:
-        app = IdempotencyMiddleware(answer(b"made"), store, POLICY)
+        async def made(scope: Scope, receive: Receive, send: Send) -> None:
+            if waits:
+                await asyncio.sleep(0)
+            await answer(b"made")(scope, receive, send)
+
+        app = IdempotencyMiddleware(made, store, HttpPolicy(scope=lambda request: "ann", lease_loss=loss))
 
         async def post(key: str) -> None:
             served = AsgiServed.scope("POST", "/orders", (("idempotency-key", key),), b"{}")

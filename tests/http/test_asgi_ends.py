@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import warnings
 from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
 
 import pytest
-from asgi_lab import KEY, POLICY, at_turn, ended, loop_of_its_own, state
+from asgi_lab import KEY, POLICY, at_turn, ended, loop_of_its_own, state, until
 
 import idemstore
 from idemstore.async_store import AsyncStore
@@ -207,6 +208,32 @@ def test_a_task_factory_may_take_a_coroutine_alone():
     asyncio.run(main())
 
 
+class Passing(asyncio.SelectorEventLoop):
+    """A loop that hands every argument of ``create_task`` on to the task factory, as asyncio does from 3.14 on."""
+
+    def create_task(self, work: object, **more: object) -> "asyncio.Task[object]":  # type: ignore[override]
+        """By the factory."""
+        factory = self.get_task_factory()
+        return asyncio.Task(work, loop=self) if factory is None else factory(self, work, **more)  # type: ignore
+
+
+def test_a_task_factory_is_given_nothing_that_it_may_not_take():
+    """The heartbeat has a name and a context of its own, whatever the loop hands on."""
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_task_factory(lambda loop, work: asyncio.Task(work, loop=loop))  # type: ignore[arg-type]
+        store, visit = idemstore.open_async("memory://"), Visit(b"{}")
+        wrapped = IdempotencyMiddleware(unhurried, store, POLICY)
+        await wrapped(scope(), visit.receive, visit.send)
+        assert visit.got().status == 201
+        assert wrapped.tasks == set()
+        assert "idemstore-keepalive" in {task.get_name() for task in asyncio.all_tasks()}
+        await store.close()
+
+    with loop_of_its_own(Passing()) as loop:
+        loop.run_until_complete(main())
+
+
 @at_every_turn
 def test_everything_is_cancelled_at_any_turn(turns: int, slow: bool, factory: bool):
     """As a loop does that ends: nothing is waited for, and the key is free or its response is stored."""
@@ -359,3 +386,143 @@ def test_a_second_start_once_the_response_has_begun():
         assert await state(store) is None
 
     run(test)
+
+
+def test_a_disconnect_that_is_only_looked_at_is_not_lost():
+    """Frameworks that ask whether the client is still there cancel the question; some servers say it only once."""
+
+    async def test(store: AsyncStore) -> None:
+        heard: list[str] = []
+
+        class Once(Visit):
+            """A server whose queue has the disconnect once, and which takes what is sent to nobody."""
+
+            said = 0
+
+            async def receive(self) -> Message:
+                message = await super().receive()
+                self.said += message["type"] == "http.disconnect"
+                return message if self.said < 2 else await asyncio.Event().wait()  # type: ignore[return-value]
+
+            async def send(self, message: Message) -> None:
+                self.sent.append(message)
+
+        visit = Once(b"{}")
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await receive()
+            visit.leave()
+            looking = asyncio.ensure_future(receive())
+            await until(lambda: visit.said > 0)
+            looking.cancel()
+            await asyncio.wait({looking})
+            await fine(scope, receive, send)
+            heard.append((await receive())["type"])
+
+        await IdempotencyMiddleware(app, store, POLICY)(scope(), visit.receive, visit.send)
+        assert heard == ["http.disconnect"]
+        assert visit.sent == []
+        assert await state(store) is State.COMPLETED
+
+    run(test)
+
+
+def test_a_server_that_fails_to_say_whether_the_client_is_there():
+    """The application has stopped asking: nobody hears of it, and asyncio does not complain of that either."""
+
+    async def test(store: AsyncStore) -> None:
+        complaints: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
+        asked = asyncio.Event()
+
+        class Broken(Visit):
+            async def receive(self) -> Message:
+                if self._messages:
+                    return await super().receive()
+                asked.set()
+                raise OSError("no connection")
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await receive()
+            looking = asyncio.ensure_future(receive())
+            await asked.wait()
+            looking.cancel()
+            await asyncio.wait({looking})
+            await fine(scope, receive, send)
+
+        visit = Broken(b"{}")
+        await IdempotencyMiddleware(app, store, POLICY)(scope(), visit.receive, visit.send)
+        assert visit.got().status == 201
+        gc.collect()
+        assert complaints == []
+
+    run(test)
+
+
+def test_a_buffer_that_is_filled_anew_is_kept_as_it_was_sent():
+    """Starlette streams views of memory, too: the retry gets what the client got."""
+
+    async def test(store: AsyncStore) -> None:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            buffer = bytearray(2)
+            await send(start())
+            for part in (b"ab", b"cd"):
+                buffer[:] = part
+                await send({"type": "http.response.body", "body": memoryview(buffer), "more_body": True})
+            await send(body())
+
+        class Wire(Visit):
+            """A server that writes at once."""
+
+            async def send(self, message: Message) -> None:
+                await super().send({**message, "body": bytes(message.get("body", b""))})
+
+        wrapped, visits = IdempotencyMiddleware(app, store, POLICY), (Wire(b"{}"), Wire(b"{}"))
+        for visit in visits:
+            await wrapped(scope(), visit.receive, visit.send)
+        assert [visit.got().body for visit in visits] == [b"abcd", b"abcd"]
+
+    run(test)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_request_that_is_closed_goes_on_without_its_server(fails: bool, caplog: pytest.LogCaptureFixture):
+    """As one that is cancelled: its response is stored, what it raises is logged, and asyncio has nothing to say."""
+
+    async def test(store: AsyncStore) -> None:
+        go, complaints = asyncio.Event(), list[object]()
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await go.wait()
+            if fails:
+                raise ValueError("broken")
+            await fine(scope, receive, send)
+
+        visit, wrapped = Visit(b"{}"), IdempotencyMiddleware(app, store, POLICY)
+        served = wrapped(scope(), visit.receive, visit.send)
+        served.send(None)
+        served.close()
+        go.set()
+        await until(lambda: not wrapped.tasks)
+        assert await state(store) is (None if fails else State.COMPLETED)
+        assert visit.sent == []
+        gc.collect()
+        assert complaints == []
+
+    with caplog.at_level(logging.ERROR, "idemstore.http"):
+        run(test)
+    assert ("client is gone" in caplog.text) == fails
+
+
+def test_a_middleware_that_stands_twice_says_so(caplog: pytest.LogCaptureFixture):
+    """Each request would find itself in flight, and to try again would never help."""
+
+    async def test(store: AsyncStore) -> None:
+        visit, once = Visit(b"{}"), IdempotencyMiddleware(fine, store, POLICY)
+        await IdempotencyMiddleware(once, store, POLICY)(scope(), visit.receive, visit.send)
+        assert (visit.got().status, visit.got().problem) == (500, "misconfigured")
+        assert await state(store) is None
+
+    run(test)
+    assert "add it once" in caplog.text

@@ -10,7 +10,7 @@ import pytest
 import idemstore
 from idemstore import Claimed
 from idemstore.errors import ConfigurationError, LeaseLostError
-from idemstore.http import HttpPolicy, LargeRequest, Response, keep_everything
+from idemstore.http import Fate, HttpPolicy, LargeRequest, Response, keep_everything
 from idemstore.http.wsgi import IdempotencyMiddleware
 from idemstore.http.wsgi_types import Environ, WsgiApp
 from idemstore.machine import State
@@ -258,3 +258,90 @@ def test_an_async_rewrite_is_refused(store: Store):
     policy = HttpPolicy(scope=lambda request: "ann", rewrite=today)
     with pytest.raises(ConfigurationError, match="async"):
         IdempotencyMiddleware(print, store, policy)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("length", [[], [("Content-Length", "2")]])
+@pytest.mark.parametrize("left", [False, True])
+def test_a_response_that_cannot_be_recorded_is_a_failure(store: Store, length: list[tuple[str, str]], left: bool):
+    """The server is told of the error; the key does not stay in flight until its lease is over. As under ASGI."""
+
+    def fate(status: int) -> Fate:
+        if status < 300:
+            raise ValueError("no such status")
+        return keep_everything(status)
+
+    def app(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", length)
+        return [b"ok"]
+
+    wrapped = IdempotencyMiddleware(app, store, HttpPolicy(scope=lambda request: "ann", fate=fate))
+    found: Any = wrapped(environ(), lambda *_: lambda _: None)
+    if not left:
+        with pytest.raises(ValueError, match="no such status"):
+            list(found)
+        found.close()
+    else:
+        with pytest.raises(ValueError, match="no such status"):
+            found.close()
+    assert state(store) is State.FAILED
+
+
+def test_a_claim_lost_by_an_application_that_writes_is_told_whole(store: Store):
+    """By the old ``write``, and as long as the answer says it is."""
+
+    def app(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        write = start_response("200 OK", [("Content-Length", "2")])
+        store.forget(KEY)
+        write(b"ok")
+        return []
+
+    sent: list[bytes] = []
+    said: dict[str, str] = {}
+
+    def begin(status: str, headers: list[tuple[str, str]]) -> Any:
+        said.update(headers, status=status)
+        return sent.append
+
+    sent += IdempotencyMiddleware(app, store, POLICY)(environ(), begin)
+    assert said["status"].startswith("409")
+    assert b"lease-lost" in b"".join(sent)
+    assert len(b"".join(sent)) == int(said["Content-Length"])
+
+
+def test_a_middleware_that_stands_twice_says_so(store: Store, caplog: pytest.LogCaptureFixture):
+    """Each request would find itself in flight, and to try again would never help."""
+
+    def app(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        raise AssertionError("it is not reached")
+
+    once = IdempotencyMiddleware(app, store, POLICY)
+    assert post(IdempotencyMiddleware(once, store, POLICY)).problem == "misconfigured"
+    assert "add it once" in caplog.text
+    assert state(store) is None
+
+
+def test_a_worker_that_is_stopped_leaves_the_key_to_an_operator(store: Store, caplog: pytest.LogCaptureFixture):
+    """Where nothing may run twice by itself: the operator hears of it, as under ASGI."""
+
+    def app(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        raise SystemExit
+
+    policy = HttpPolicy(scope=lambda request: "ann", takeover=False)
+    with pytest.raises(SystemExit):
+        post(IdempotencyMiddleware(app, store, policy))
+    assert state(store) is State.IN_FLIGHT
+    assert "half-way: settle it" in caplog.text
+
+
+def test_a_part_that_is_none_is_no_end(store: Store):
+    """It is an error of the application: half a response is not recorded as all of it."""
+
+    def app(environ: Environ, start_response: Any) -> Iterable[Any]:
+        start_response("200 OK", [])
+        return [b"half", None, b"rest"]
+
+    found: Any = IdempotencyMiddleware(app, store, POLICY)(environ(), lambda *_: lambda _: None)
+    with pytest.raises(TypeError):
+        list(found)
+    found.close()
+    assert state(store) is None
