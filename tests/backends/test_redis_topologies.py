@@ -72,6 +72,14 @@ def key_on(lab, number, nodes=3):
             return key
 
 
+def key_to_move(lab, cluster):
+    """A key on the first node, alone in its slot: a node keeps a slot that has keys (of other tests), whoever gets it."""
+    while True:
+        key = key_on(lab, 1)
+        if node(cluster, 1).cluster("COUNTKEYSINSLOT", slot_of(lab.subject.stored(key))) == 0:
+            return key
+
+
 def test_keys_are_spread(lab, cluster):
     """Keys lie on all nodes, each on that of its slot; a batch asks every node once."""
     keys = [lab.key() for _ in range(60)]
@@ -138,7 +146,7 @@ def serves(client, slot, owner):
 
 def test_a_moved_slot_is_followed(lab, cluster):
     """MOVED: the slot has another owner now."""
-    key = key_on(lab, 1)
+    key = key_to_move(lab, cluster)
     slot = slot_of(lab.subject.stored(key))
     lab.store.ping()
     assert lab.store.get(key) is None
@@ -146,7 +154,7 @@ def test_a_moved_slot_is_followed(lab, cluster):
     try:
         hand_over(slot, one, two, three)
         token = claimed(lab.store.claim(key)).token
-        assert [type(answer) for answer in lab.store.claim_many([key, lab.key()])] == [InFlight, Claimed]
+        assert [type(answer) for answer in lab.store.claim_many([key, key_on(lab, 3)])] == [InFlight, Claimed]
         done(lab.store.complete(key, token, b"r"))
         assert two.exists(lab.subject.stored(key))
         assert lab.store.forget(key)
@@ -158,7 +166,7 @@ def test_nodes_that_disagree(lab, cluster):
     """Each of two nodes says that the other serves a slot: unavailable in time, as an error that may pass, then all is
     well; the other keys of a batch are served.
     """
-    key, other = key_on(lab, 1), key_on(lab, 3)
+    key, other = key_to_move(lab, cluster), key_on(lab, 3)
     slot = slot_of(lab.subject.stored(key))
     one, two, three = (node(cluster, number) for number in (1, 2, 3))
     store = lab.open(f"{lab.subject.url}&timeout=0.5")
@@ -177,7 +185,7 @@ def test_nodes_that_disagree(lab, cluster):
 
 def test_a_slot_on_its_way_is_followed(lab, cluster):
     """ASK: a key that has moved already is found on the node that imports the slot, which knows no scripts yet."""
-    moved = key_on(lab, 1)
+    moved = key_to_move(lab, cluster)
     slot = slot_of(lab.subject.stored(moved))
     one, two, three = (node(cluster, number) for number in (1, 2, 3))
     first = claimed(lab.store.claim(moved))
@@ -187,7 +195,7 @@ def test_a_slot_on_its_way_is_followed(lab, cluster):
         one.migrate("127.0.0.1", port, [lab.subject.stored(moved)], 0, 5000)
         two.script_flush()
         assert isinstance(lab.store.claim(moved), InFlight)
-        assert [type(answer) for answer in lab.store.claim_many([moved, lab.key(), moved])] == [
+        assert [type(answer) for answer in lab.store.claim_many([moved, key_on(lab, 3), moved])] == [
             InFlight,
             Claimed,
             InFlight,
