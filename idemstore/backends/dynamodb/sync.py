@@ -8,7 +8,7 @@ import _thread
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final
 
@@ -25,6 +25,7 @@ from idemstore.backends.dynamodb.sender import Sender
 from idemstore.backends.dynamodb.settings import Settings
 from idemstore.errors import IdemstoreError, StoreTimeout, StoreUnavailable
 from idemstore.flows import SleepWatch
+from idemstore.promise import Promise
 
 PARALLEL: Final = 16
 """Requests of one batch that are under way at once."""
@@ -83,7 +84,7 @@ class Boto3Driver:
         self._settings = settings
         self._clock = clock
         self._link: Link | None = None
-        self._making: Future[Link] | None = None
+        self._making: Promise[Link] | None = None
         self._lock = threading.Lock()
         self._asking = threading.Lock()
         self._workers: ThreadPoolExecutor | None = None
@@ -131,7 +132,7 @@ class Boto3Driver:
         """Wait for the client; the first caller has it made."""
         with self._lock:
             if self._making is None:
-                making: Future[Link] = Future()
+                making: Promise[Link] = Promise()
                 try:  # not by ``Thread.start``: it waits, and a signal handler that raises in there leaves half a start
                     _thread.start_new_thread(_make, (making, self._settings))
                 except RuntimeError as error:  # no more threads, or the interpreter is on its way out
@@ -180,7 +181,7 @@ class Boto3Driver:
             self._link.close()
 
 
-def _make(making: "Future[Link]", settings: Settings) -> None:
+def _make(making: "Promise[Link]", settings: Settings) -> None:
     """Make a client, in a thread of its own; whatever goes wrong belongs to those who wait for it."""
     try:
         making.set_result(Link(settings))

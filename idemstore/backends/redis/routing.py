@@ -93,8 +93,8 @@ class Batch:
         self._answers[index] = reply
 
     def fail(self, indices: Iterable[int], failure: Fault) -> None:
-        """These have failed, those that were answered before excepted: for good, or for this attempt. Where the time-out
-        cut this one short, the error of the attempt before says more, as it does of a single call.
+        """These have failed, those that were answered before excepted: for good, or for this attempt. Where the
+        time-out cut this one short, the error of the attempt before says more, as it does of a single call.
         """
         error, before = failure.error, self._passing
         due = [index for index in indices if index not in self._answers]
