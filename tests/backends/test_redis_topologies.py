@@ -73,7 +73,7 @@ def key_on(lab, number, nodes=3):
 
 
 def key_to_move(lab, cluster):
-    """A key on the first node, alone in its slot: a node keeps a slot that has keys (of other tests), whoever gets it."""
+    """A key on the first node, alone in its slot: a node keeps a slot that has keys (of other tests)."""
     while True:
         key = key_on(lab, 1)
         if node(cluster, 1).cluster("COUNTKEYSINSLOT", slot_of(lab.subject.stored(key))) == 0:

@@ -26,6 +26,7 @@ from idemstore.backends.dynamodb.settings import Settings
 from idemstore.errors import IdemstoreError, StoreTimeout, StoreUnavailable
 from idemstore.flows import SleepWatch
 from idemstore.promise import Promise
+from idemstore.turn import Taken, Turn
 
 PARALLEL: Final = 16
 """Requests of one batch that are under way at once."""
@@ -86,7 +87,7 @@ class Boto3Driver:
         self._link: Link | None = None
         self._making: Promise[Link] | None = None
         self._lock = threading.Lock()
-        self._asking = threading.Lock()
+        self._asking = Turn()
         self._workers: ThreadPoolExecutor | None = None
 
     def execute(self, request: Request, timeout: float) -> Reply:
@@ -113,20 +114,22 @@ class Boto3Driver:
 
     def _ask_the_time(self, link: Link, deadline: float, timeout: float) -> None:
         """Learn the clock; the first caller asks, the others wait."""
-        if not self._asking.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            raise timed_out(timeout)
         try:
-            if self._clock.fresh(local_clock()):
-                return
-            call = asking_the_time(self._settings.table, self._clock, deadline)
-            try:
-                body = link.call(call)
-            except ClientError as error:
-                body = body_of(error)
-            call.heard(body)
-        finally:
-            self._asking.release()
+            self._asking.run(partial(self._hear_the_time, link, deadline), deadline - time.monotonic())
+        except Taken:
+            raise timed_out(timeout) from None
         check_dated(self._clock)
+
+    def _hear_the_time(self, link: Link, deadline: float) -> None:
+        """Ask, unless another caller just did."""
+        if self._clock.fresh(local_clock()):
+            return
+        call = asking_the_time(self._settings.table, self._clock, deadline)
+        try:
+            body = link.call(call)
+        except ClientError as error:
+            body = body_of(error)
+        call.heard(body)
 
     def _connect(self, deadline: float, timeout: float) -> Link:
         """Wait for the client; the first caller has it made."""
