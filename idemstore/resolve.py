@@ -11,7 +11,8 @@ import socket
 import threading
 import time
 from collections.abc import Iterable
-from concurrent.futures import Future
+
+from idemstore.promise import Promise
 
 
 def named(host: str) -> bool:
@@ -40,15 +41,15 @@ def distinct(found: Iterable[tuple[object, object, object, object, tuple[object,
 
 
 _lock = threading.RLock()  # a signal handler may call in the middle
-_under_way: dict[str, "Future[tuple[str, ...]]"] = {}
+_under_way: dict[str, "Promise[tuple[str, ...]]"] = {}
 
 
-def _asked(host: str) -> "Future[tuple[str, ...]]":
+def _asked(host: str) -> "Promise[tuple[str, ...]]":
     """A look-up that is under way, or a new one."""
     with _lock:
         found = _under_way.get(host)
         if found is None:
-            found = Future()
+            found = Promise()
             try:
                 threading.Thread(target=_look_up, args=(host, found), name="idemstore-resolve", daemon=True).start()
             except RuntimeError as error:  # no more threads, or the interpreter is on its way out
@@ -57,7 +58,7 @@ def _asked(host: str) -> "Future[tuple[str, ...]]":
     return found
 
 
-def _look_up(host: str, found: "Future[tuple[str, ...]]") -> None:
+def _look_up(host: str, found: "Promise[tuple[str, ...]]") -> None:
     """In the thread."""
     try:
         answer = distinct(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM))

@@ -7,7 +7,7 @@ Subclass ``NetworkContract`` and give it a ``subject`` whose URL names one ``hos
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TypeVar
+from typing import Final, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
@@ -21,6 +21,9 @@ from idemstore.testing.proxy import Proxy
 from idemstore.testing.subject import Subject
 
 T = TypeVar("T")
+
+STILL: Final = 3.5
+"""Seconds for which a busy machine may stand still in the middle of a call."""
 
 
 class NetworkContract:
@@ -159,7 +162,7 @@ class NetworkContract:
         proxy.cut(refuse=True)
         began = time.monotonic()
         assert raises(StoreUnavailable, partial(store.claim, key)).retryable
-        assert time.monotonic() - began < self.timeout + 2
+        assert time.monotonic() - began < self.timeout + STILL
         proxy.accept()
         assert claimed(self.persistently(lab, partial(store.claim, key))).attempt == 1
 
@@ -170,7 +173,7 @@ class NetworkContract:
         began = time.monotonic()
         raises(StoreTimeout, partial(store.claim, key, token="mine"))
         took = time.monotonic() - began
-        assert self.timeout * 0.8 <= took < self.timeout + 2
+        assert self.timeout * 0.8 <= took < self.timeout + STILL
         proxy.resume()
         assert claimed(self.persistently(lab, partial(store.claim, key, token="mine"))).attempt == 1
 
@@ -198,4 +201,4 @@ class NetworkContract:
         proxy.latency = 100.0
         began = time.monotonic()
         claimed(store.claim(key))
-        assert 0.095 <= time.monotonic() - began < 0.2 + 1
+        assert 0.095 <= time.monotonic() - began < 0.2 + STILL

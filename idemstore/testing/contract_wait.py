@@ -144,7 +144,7 @@ class WaitContract:
         """A lease that is renewed while somebody waits is not taken over at its old end."""
         key = lab.key()
         token = claimed(lab.store.claim(key, lease=LONG)).token
-        lab.age(key, LONG - 3)
+        lab.age(key, LONG - 10)
         waiter = Waiter(lab, key)
         done(lab.store.renew(key, token, lease=LONG))
         waiter.go()

@@ -31,7 +31,7 @@ from idemstore.testing.servers import tls
 from idemstore.testing.servers.process import free_port
 from idemstore.url import parse_url
 
-SLACK = 1.5
+SLACK = 4.0
 """Seconds that a busy machine may add to a time-out."""
 
 server, subject, lab, proxy = dynamodb_labs.server, dynamodb_labs.subject, dynamodb_labs.lab, dynamodb_labs.proxy

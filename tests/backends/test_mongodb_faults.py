@@ -183,7 +183,7 @@ def test_wrong_password(mode, guarded, user):
         for call, limit in ((store.ping, 0.8), (partial(store.claim, "k"), 1.5)):
             began = time.monotonic()
             error = raises(AccessDenied, call)
-            assert time.monotonic() - began < limit * 2
+            assert time.monotonic() - began < limit + 4
             assert "wrong-password" not in f"{error!r} {error} {error.__cause__!r}"
             assert not error.retryable
 
@@ -217,7 +217,7 @@ def in_time(call, seconds):
     began = time.monotonic()
     error = raises(StoreUnavailable, call)
     assert error.retryable
-    assert time.monotonic() - began < seconds + 1.5
+    assert time.monotonic() - began < seconds + 4
     return error
 
 
@@ -269,7 +269,7 @@ def test_pool_is_exhausted(mode, proxy):
         began = time.monotonic()
         answers = store.claim_many([f"item-{n}" for n in range(40)])
         assert all(isinstance(answer, StoreUnavailable) for answer in answers)
-        assert time.monotonic() - began < 3.0
+        assert time.monotonic() - began < 5.0
         proxy.resume()
         assert isinstance(_patiently(partial(store.claim, "k")), InFlight)
 

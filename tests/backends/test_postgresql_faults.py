@@ -32,7 +32,7 @@ from idemstore.testing.families.postgresql import DRIVERS, PostgresqlSubject
 from idemstore.testing.servers.process import free_port
 from idemstore.url import parse_url
 
-SLACK = 1.5
+SLACK = 4.0
 """Seconds that a busy machine may add to a time-out."""
 
 

@@ -341,7 +341,7 @@ def test_joined_call_keeps_its_time(lab, caller):
         caller.execute("INSERT INTO orders VALUES ($1)", key)
         began = time.monotonic()
         raises(StoreTimeout, partial(impatient.on(caller.connection).complete, key, token, b"r"))
-        assert 0.4 <= time.monotonic() - began < 3
+        assert 0.4 <= time.monotonic() - began < 4.5
         other.rollback()
     caller.rollback()
     assert not ordered(lab.subject, key)

@@ -314,7 +314,7 @@ def test_short_wait_among_long_ones(lab):
     """Who leads gives up first; the others are served."""
     key = lab.key()
     token = claimed(lab.store.claim(key, lease=600)).token
-    short = lab.background(partial(lab.store.claim, key, wait=0.3))
+    short = lab.background(partial(lab.store.claim, key, wait=2))
     waiting_for(lab.store, 1)
     long = [lab.background(partial(lab.store.claim, key, wait=30)) for _ in range(3)]
     expect(InFlight, short.result())

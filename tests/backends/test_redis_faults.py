@@ -37,8 +37,8 @@ from idemstore.testing.servers.process import free_port
 
 KEY, TOKEN = "whole-key", "secret-token"
 
-SLACK = 1.0
-"""Seconds that a busy machine may add to a time-out."""
+SLACK = 4.0
+"""Seconds that a machine may add to a time-out that stands still for a while; less than a store's usual time-out is."""
 
 
 @pytest.fixture(autouse=True)
@@ -310,12 +310,14 @@ def test_a_trickle_is_not_waited_for(lab):
 
 def test_a_frozen_server(lab, server):
     """SIGSTOP: every operation, a batch, and a first connection, too, time out in time; afterwards all is well."""
-    store = lab.open(f"{lab.subject.url}&timeout=0.3")
-    fresh = lab.open(f"{lab.subject.url}&timeout=0.3")
+    store, fresh = lab.open(), lab.open()
+    both = [getattr(made, "inner", made) for made in (store, fresh)]
     key = lab.key()
     token = claimed(store.claim(key)).token
     server.members["main"].pause()
     try:
+        for made in both:
+            made.timeout = 0.3
         for call in (
             partial(store.claim, lab.key()),
             partial(store.complete, key, token, b"r"),
@@ -329,6 +331,8 @@ def test_a_frozen_server(lab, server):
             assert [type(item) for item in store.claim_many([lab.key(), lab.key()])] == [StoreTimeout] * 2
     finally:
         server.members["main"].resume()
+    for made in both:
+        made.timeout = 30
     assert store.complete(key, token, b"r") == Done()
     assert fresh.claim(key) == Completed(b"r")
 
@@ -390,7 +394,7 @@ def test_a_late_reply_goes_to_nobody(lab, proxy):
     for key in keys:
         done(lab.store.complete(key, claimed(lab.store.claim(key)).token, key.encode()))
     store = through(proxy, lab, "timeout=0.2&max_connections=4")
-    store.ping()
+    patiently(store, keys[0])
     for _ in range(3):
         proxy.stall()
         with ThreadPoolExecutor(4) as threads:
@@ -542,7 +546,7 @@ def test_stale_connections(lab, proxy):
 
 def test_down_and_up_again(lab, proxy):
     """A server that goes away and comes back: errors meanwhile, then the same store works on."""
-    store = through(proxy, lab, "timeout=2")
+    store = through(proxy, lab, "timeout=20")
     key = lab.key()
     token = claimed(store.claim(key)).token
     proxy.cut(refuse=True)

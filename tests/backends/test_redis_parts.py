@@ -24,6 +24,7 @@ from idemstore.errors import (
     IdemstoreError,
     InvalidUrl,
     StoreMisbehaved,
+    StoreTimeout,
     StoreUnavailable,
     UnknownOption,
 )
@@ -415,7 +416,7 @@ def test_attempts_elsewhere_go_on_until_the_deadline(topology):
 
 def test_batch():
     """Answers, lasting errors and what may be tried again, each in its place."""
-    batch = Batch([Request((b"",), b"k")] * 4)
+    batch = Batch([Request((b"",), b"k")] * 4, Attempts(60, Topology.CLUSTER).cut)
     passing, lasting = StoreUnavailable("later"), IdemstoreError("never")
     batch.answer(2, b"claimed 7 1")
     batch.fail([0, 1, 2], Fault(passing, again=True))
@@ -427,6 +428,20 @@ def test_batch():
     assert [batch.wrote(index) for index in range(4)] == [False, False, True, False]
     batch.revoke([2], passing)
     assert batch.results()[2] is passing
+
+
+@pytest.mark.parametrize("short", [True, False])
+def test_the_last_attempt_of_a_batch_is_cut_short(short):
+    """An attempt that the time-out ends where it has hardly begun says nothing new: its items get the error of the
+    attempt before, if there was one. A server that had the time to answer is silent.
+    """
+    attempts = Attempts(60 if short else 0, Topology.CLUSTER)
+    batch = Batch([Request((b"",), b"k")] * 2, attempts.cut)
+    passing, late = StoreUnavailable("another node serves it"), StoreTimeout("late")
+    batch.fail([0], Fault(passing, again=True))
+    attempts.next()
+    batch.fail([0, 1], Fault(late, again=False))
+    assert batch.results() == [passing if short else late, late]
 
 
 # -- documentation ----------------------------------------------------------------------------------------------------

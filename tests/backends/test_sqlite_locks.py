@@ -16,7 +16,7 @@ from idemstore.outcomes import LEASE_LOST, MISMATCH, Abandoned, Claimed, Complet
 from idemstore.testing.contract_lab import Lab
 from idemstore.testing.families.sqlite import SqliteSubject
 
-SLACK = 1.0
+SLACK = 4.0
 """Seconds by which a call may outlive its time-out on a slow machine."""
 
 

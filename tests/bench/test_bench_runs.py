@@ -130,7 +130,7 @@ def test_on_a_real_server_through_a_proxy_that_adds_latency(server_pool: ServerP
     """Store and floor are both that much slower, and the wire saw as many round trips as the driver counted."""
     url = server_pool.get("redis").url
     shown = report(
-        url, "--added-latency", "10", "--scenario", "unique", "--concurrency", "4", "--rounds", "1",
+        url, "--added-latency", "10", "--scenario", "unique", "--concurrency", "4", "--rounds", "5",
         "--seconds", "0.15", "--mode", "async",
     )  # fmt: skip
     assert shown.done.returncode == 0, shown.done

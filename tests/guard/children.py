@@ -13,7 +13,7 @@ from idemstore import AsyncGuard, Guard, Policy, async_operation, operation
 
 def two_steps(url: str, key: str, journal: str) -> None:
     """A job of two steps that notes each; it stands still between them until it is killed."""
-    guard = Guard(idemstore.open(url), Policy(lease=0.5))
+    guard = Guard(idemstore.open(url), Policy(lease=30))
 
     def job() -> str:
         """First step, checkpoint, second step."""
@@ -31,7 +31,7 @@ def two_steps(url: str, key: str, journal: str) -> None:
 
 async def two_async_steps(url: str, key: str, journal: str) -> None:
     """The same, async."""
-    guard = AsyncGuard(idemstore.open_async(url), Policy(lease=0.5))
+    guard = AsyncGuard(idemstore.open_async(url), Policy(lease=30))
 
     async def job() -> str:
         """First step, checkpoint, second step."""

@@ -103,6 +103,29 @@ class Desk:
         self.close()
 
 
+def hurry(guard: Any) -> None:
+    """Let the heartbeat of a guard find every lease due, now."""
+    for entry in guard.heartbeat._beats._beats.copy():
+        beat = entry()
+        if beat is not None:
+            beat.due = 0.0
+    wake(guard)
+
+
+def wake(guard: Any) -> None:
+    """Let the heartbeat of a guard look at its leases now."""
+    heartbeat = guard.heartbeat
+    if isinstance(guard, BlockingGuard):
+        guard.thread.call(ring(heartbeat))
+    else:
+        heartbeat._woken.set()
+
+
+async def ring(heartbeat: Any) -> None:
+    """Wake the heartbeat's task, on its loop."""
+    heartbeat._woken.set()
+
+
 class BlockingGuard:
     """An ``AsyncGuard`` with the methods of ``Guard``."""
 

@@ -18,6 +18,7 @@ import idemstore
 from idemstore import AsyncGuard, Guard, Policy, State, async_operation, operation
 from idemstore.errors import OperationInFlight, StoreTimeout
 from idemstore.keepalive import keepalive
+from idemstore.testing.families.sqlite import SqliteSubject
 
 CHILDREN = Path(__file__).with_name("children.py")
 
@@ -50,6 +51,7 @@ def test_killed_between_two_steps(tmp_path: Path, what: str):
             file.write("second\n")
         return [running.attempt, running.resumed_from.decode()]
 
+    SqliteSubject(tmp_path / "keys.db").age("job", 31)
     waiting = Guard(guard.store, Policy(lease=30, wait=30))
     assert waiting.call("job", job) == [2, "first done"]
     assert journal.read_text() == "first\nsecond\n"
@@ -165,7 +167,8 @@ def test_fork_while_the_parent_beats(store: idemstore.Store):
         assert go.wait(30)
         return "parent"
 
-    thread = threading.Thread(target=lambda: ended.append(guard.call("parent", work)))
+    patient = Guard(store, Policy(lease=6))  # on the same heartbeat: long enough for a machine that stands still
+    thread = threading.Thread(target=lambda: ended.append(patient.call("parent", work)))
     thread.start()
     running.wait()
 
@@ -177,6 +180,11 @@ def test_fork_while_the_parent_beats(store: idemstore.Store):
         answer = in_child(child)
         store.forget("child")
     assert answer == [0, "renewed"]
+    start = store.get("parent").record.lease_until
+    deadline = time.monotonic() + 20
+    while store.get("parent").record.lease_until == start:
+        assert time.monotonic() < deadline, "never renewed"
+        time.sleep(0.005)
     with pytest.raises(OperationInFlight):
         guard.call("parent", Calls("other"))
     go.set()

@@ -51,4 +51,4 @@ async def plain(scope, receive, send) -> None:
 
 
 store = idemstore.open_async(os.environ["IDEMSTORE_URL"])
-app = IdempotencyMiddleware(plain, store, HttpPolicy(scope=single_tenant(), lease=1))
+app = IdempotencyMiddleware(plain, store, HttpPolicy(scope=single_tenant(), lease=3))

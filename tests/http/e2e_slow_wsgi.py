@@ -35,4 +35,4 @@ def plain(environ, start_response):
 
 
 store = idemstore.open(os.environ["IDEMSTORE_URL"])
-app = IdempotencyMiddleware(plain, store, HttpPolicy(scope=single_tenant(), lease=1))
+app = IdempotencyMiddleware(plain, store, HttpPolicy(scope=single_tenant(), lease=3))

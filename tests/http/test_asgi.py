@@ -455,11 +455,11 @@ def test_a_request_longer_than_its_lease_is_not_taken_over():
 
     async def test(store: AsyncStore) -> None:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            await asyncio.sleep(0.8)
+            await asyncio.sleep(3.5)
             assert not idemstore.async_operation().lease_lost
             await answer(b"slow")(scope, receive, send)
 
-        policy = HttpPolicy(scope=lambda request: "ann", lease=0.3, wait=5)
+        policy = HttpPolicy(scope=lambda request: "ann", lease=3, wait=30)
         one, two = Visit(b"{}"), Visit(b"{}")
         wrapped = IdempotencyMiddleware(app, store, policy)
         await asyncio.gather(*(wrapped(scope(), visit.receive, visit.send) for visit in (one, two)))

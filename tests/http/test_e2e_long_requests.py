@@ -12,7 +12,8 @@ from e2e_support import PATIENCE, App, new_key
 from idemstore.machine import MICROSECONDS, State
 from idemstore.testing.families import names
 
-LEASE = 1
+LEASE = 3
+"""Short, but longer than a machine stands still between two renewals."""
 
 
 def post(client: httpx.Client, key: str | None, timeout: float = PATIENCE) -> httpx.Response:
@@ -30,7 +31,7 @@ ASGI, WSGI = ("uvicorn", "e2e_slow_asgi", "redis"), ("gunicorn --preload", "e2e_
 
 @pytest.fixture(scope="module", params=[ASGI, WSGI], ids=["asgi", "wsgi"])
 def running(request: pytest.FixtureRequest, make_subject) -> Iterator[App]:
-    """ASGI and WSGI, with a lease of a second."""
+    """ASGI and WSGI, with a lease of three seconds."""
     kind, example, family = request.param
     if family not in names():
         pytest.skip(f"{family} is not among IDEMSTORE_SUBJECTS")

@@ -217,12 +217,12 @@ def test_a_request_longer_than_its_lease_is_not_taken_over(store: Store):
 
     def app(environ: Environ, start_response: Any) -> Iterable[bytes]:
         running.set()
-        threading.Event().wait(0.8)
+        threading.Event().wait(3.5)
         lost.append(environ["idemstore.operation"].lease_lost or idemstore.operation().lease_lost)
         start_response("200 OK", [])
         return [b"slow"]
 
-    policy = HttpPolicy(scope=lambda request: "ann", lease=0.3, wait=5)
+    policy = HttpPolicy(scope=lambda request: "ann", lease=3, wait=30)
     wrapped = IdempotencyMiddleware(app, store, policy)
     got = []
     first = threading.Thread(target=lambda: got.append(post(wrapped)))

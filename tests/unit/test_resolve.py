@@ -16,7 +16,7 @@ from idemstore.resolve import addresses
 if TYPE_CHECKING:
     from idemstore.backends.postgresql.lobby import Lobby
 
-SLACK = 1.5
+SLACK = 4.0
 """Seconds that a loaded machine may take on top."""
 
 

@@ -8,7 +8,7 @@ import _thread
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final
 
@@ -25,6 +25,8 @@ from idemstore.backends.dynamodb.sender import Sender
 from idemstore.backends.dynamodb.settings import Settings
 from idemstore.errors import IdemstoreError, StoreTimeout, StoreUnavailable
 from idemstore.flows import SleepWatch
+from idemstore.promise import Promise
+from idemstore.turn import Taken, Turn
 
 PARALLEL: Final = 16
 """Requests of one batch that are under way at once."""
@@ -83,9 +85,9 @@ class Boto3Driver:
         self._settings = settings
         self._clock = clock
         self._link: Link | None = None
-        self._making: Future[Link] | None = None
+        self._making: Promise[Link] | None = None
         self._lock = threading.Lock()
-        self._asking = threading.Lock()
+        self._asking = Turn()
         self._workers: ThreadPoolExecutor | None = None
 
     def execute(self, request: Request, timeout: float) -> Reply:
@@ -112,26 +114,28 @@ class Boto3Driver:
 
     def _ask_the_time(self, link: Link, deadline: float, timeout: float) -> None:
         """Learn the clock; the first caller asks, the others wait."""
-        if not self._asking.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            raise timed_out(timeout)
         try:
-            if self._clock.fresh(local_clock()):
-                return
-            call = asking_the_time(self._settings.table, self._clock, deadline)
-            try:
-                body = link.call(call)
-            except ClientError as error:
-                body = body_of(error)
-            call.heard(body)
-        finally:
-            self._asking.release()
+            self._asking.run(partial(self._hear_the_time, link, deadline), deadline - time.monotonic())
+        except Taken:
+            raise timed_out(timeout) from None
         check_dated(self._clock)
+
+    def _hear_the_time(self, link: Link, deadline: float) -> None:
+        """Ask, unless another caller just did."""
+        if self._clock.fresh(local_clock()):
+            return
+        call = asking_the_time(self._settings.table, self._clock, deadline)
+        try:
+            body = link.call(call)
+        except ClientError as error:
+            body = body_of(error)
+        call.heard(body)
 
     def _connect(self, deadline: float, timeout: float) -> Link:
         """Wait for the client; the first caller has it made."""
         with self._lock:
             if self._making is None:
-                making: Future[Link] = Future()
+                making: Promise[Link] = Promise()
                 try:  # not by ``Thread.start``: it waits, and a signal handler that raises in there leaves half a start
                     _thread.start_new_thread(_make, (making, self._settings))
                 except RuntimeError as error:  # no more threads, or the interpreter is on its way out
@@ -180,7 +184,7 @@ class Boto3Driver:
             self._link.close()
 
 
-def _make(making: "Future[Link]", settings: Settings) -> None:
+def _make(making: "Promise[Link]", settings: Settings) -> None:
     """Make a client, in a thread of its own; whatever goes wrong belongs to those who wait for it."""
     try:
         making.set_result(Link(settings))

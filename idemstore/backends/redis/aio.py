@@ -149,7 +149,8 @@ class AsyncRedisDriver:
 
     async def execute_many(self, requests: Sequence[Request], timeout: float) -> Sequence[Reply | IdemstoreError]:
         """Carry many: one pipeline for each server, all at once. What may be tried again travels together once more."""
-        call, batch = _Call(timeout, self._target), Batch(requests)
+        call = _Call(timeout, self._target)
+        batch = Batch(requests, call.cut)
         try:
             with self._deadlines.bound(call.deadline):
                 while True:

@@ -7,7 +7,7 @@ by the deadline of the call, always, and for a lone server by a few attempts, be
 import random
 import time
 from binascii import crc_hqx
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from idemstore.backends.redis.dialect import Reply, Request, wrote
@@ -40,17 +40,17 @@ class Attempts:
         if not failure.again:
             return None
         self._passing = failure.error
-        pause = self.next()
-        self._since = time.monotonic() + (pause or 0)
-        return pause
+        return self.next()
 
     def verdict(self, error: IdemstoreError) -> IdemstoreError:
         """The error of the call: that of its last attempt; but where the time-out cut that one short, the error of the
         attempt before says more.
         """
-        if isinstance(error, StoreTimeout) and self._passing is not None and not self.silent(self._since):
-            return self._passing
-        return error
+        return self._passing if self._passing is not None and self.cut(error) else error
+
+    def cut(self, error: IdemstoreError) -> bool:
+        """Whether an error only says that the time-out cut an attempt short, which had hardly begun."""
+        return isinstance(error, StoreTimeout) and not self.silent(self._since)
 
     def next(self) -> float | None:
         """Seconds to pause before the next attempt: none at all before the second, since a pooled connection that the
@@ -62,7 +62,8 @@ class Attempts:
                 return None
         pause = self._pause * random.uniform(0.75, 1.25)  # noqa: S311 - jitter, not a secret
         self._pause = min(max(self._pause * 2, FIRST_PAUSE), LAST_PAUSE)
-        return pause if time.monotonic() + pause < self.deadline else None
+        self._since = time.monotonic() + pause
+        return pause if self._since < self.deadline else None
 
     def silent(self, since: float) -> bool:
         """Whether a server that was asked at ``since`` had enough time to answer: it hangs, the caller was not late."""
@@ -70,12 +71,15 @@ class Attempts:
 
 
 class Batch:
-    """What has been answered of a batch, and what is still due: all of it at first, then what may be tried again."""
+    """What has been answered of a batch, and what is still due: all of it at first, then what may be tried again.
+    ``cut``: that of its ``Attempts``.
+    """
 
-    __slots__ = ("_answers", "_passing", "requests")
+    __slots__ = ("_answers", "_cut", "_passing", "requests")
 
-    def __init__(self, requests: Sequence[Request]) -> None:
+    def __init__(self, requests: Sequence[Request], cut: Callable[[IdemstoreError], bool]) -> None:
         self.requests = requests
+        self._cut = cut
         self._answers: dict[int, Reply | IdemstoreError] = {}
         self._passing: dict[int, IdemstoreError] = {}
 
@@ -89,9 +93,17 @@ class Batch:
         self._answers[index] = reply
 
     def fail(self, indices: Iterable[int], failure: Fault) -> None:
-        """These have failed, those that were answered before excepted: for good, or for this attempt."""
-        target = self._passing if failure.again else self._answers
-        target.update((index, failure.error) for index in indices if index not in self._answers)
+        """These have failed, those that were answered before excepted: for good, or for this attempt. Where the
+        time-out cut this one short, the error of the attempt before says more, as it does of a single call.
+        """
+        error, before = failure.error, self._passing
+        due = [index for index in indices if index not in self._answers]
+        if failure.again:
+            before.update(dict.fromkeys(due, error))
+        elif self._cut(error):
+            self._answers.update((index, before.get(index, error)) for index in due)
+        else:
+            self._answers.update(dict.fromkeys(due, error))
 
     def wrote(self, index: int) -> bool:
         """Whether the answer of one says that it changed its record."""

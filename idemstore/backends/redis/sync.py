@@ -114,7 +114,7 @@ class RedisDriver:
     def execute_many(self, requests: Sequence[Request], timeout: float) -> Sequence[Reply | IdemstoreError]:
         """Carry many: one pipeline for each server. What may be tried again travels together once more."""
         attempts = Attempts(timeout, self._topology)
-        batch = Batch(requests)
+        batch = Batch(requests, attempts.cut)
         while True:
             self._pipelines(self._by_pool(batch, attempts), batch, attempts)
             pause = attempts.next() if batch.due() else None

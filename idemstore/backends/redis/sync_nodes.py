@@ -1,7 +1,7 @@
 """Which server a sync call talks to: that of the URL, the master that sentinels name, or the node of the slot."""
 
-import threading
 import time
+from functools import partial
 from typing import Protocol
 
 from redis.exceptions import AskError
@@ -23,6 +23,7 @@ from idemstore.backends.redis.options import Address, Target, Topology
 from idemstore.backends.redis.resp import pack
 from idemstore.backends.redis.routing import Slots
 from idemstore.backends.redis.sync_pool import Line, Pool, open_line
+from idemstore.turn import Taken, Turn
 
 
 def ask(line: Line, *words: bytes) -> Reply:
@@ -149,7 +150,7 @@ class Cluster:
         self._slots = Slots({})
         self._stale = True
         self._failed: dict[Address, float] = {}
-        self._refreshing = threading.Lock()
+        self._refreshing = Turn()
 
     def pool(self, key: bytes, deadline: float) -> Pool:
         """The pool of the node that serves the key."""
@@ -192,17 +193,19 @@ class Cluster:
 
     def _refresh(self, deadline: float) -> None:
         """Ask for the slots, in one thread while the others wait for its answer."""
-        if not self._refreshing.acquire(timeout=max(deadline - time.monotonic(), 0)):
-            raise final(timed_out(self._target.addresses[0]))
         try:
-            if self._stale:
-                self._slots = self._ask_for_slots(deadline)
-                self._stale = False
+            self._refreshing.run(partial(self._refresh_alone, deadline), deadline - time.monotonic())
+        except Taken:
+            raise final(timed_out(self._target.addresses[0])) from None
         except Failed:
             if not self._slots.owners:  # else what was known before is still worth a try
                 raise
-        finally:
-            self._refreshing.release()
+
+    def _refresh_alone(self, deadline: float) -> None:
+        """Ask, unless another thread just did."""
+        if self._stale:
+            self._slots = self._ask_for_slots(deadline)
+            self._stale = False
 
     def _ask_for_slots(self, deadline: float) -> Slots:
         """Ask one node after the other; a silent one gets half of the time that is left, no more."""

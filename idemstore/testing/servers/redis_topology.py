@@ -63,7 +63,7 @@ def _node(launcher: Launcher, name: str, node: Address, bus: Address) -> Process
         f"cluster-port {bus.port}",
         f"cluster-config-file nodes-{node.port}.conf",
         f"cluster-announce-ip {node.host}",
-        "cluster-node-timeout 2000",
+        "cluster-node-timeout 5000",
     )
     return launcher.launch(name, node, lines)
 
