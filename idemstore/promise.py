@@ -29,8 +29,9 @@ class Promise(Generic[T]):
         gate = threading.Lock()
         gate.acquire()
         self._gates.append(gate)
-        if not self._kept and not gate.acquire(timeout=timeout):  # in this order: whoever keeps it sees the gate
-            with suppress(ValueError):  # it was opened just now
+        # the gate first, then a look: whoever keeps it does so the other way round
+        if not self._kept and not gate.acquire(timeout=max(timeout, 0)):
+            with suppress(ValueError):  # it is being opened just now
                 self._gates.remove(gate)
             raise TimeoutError
         if self._error is not None:
@@ -50,5 +51,6 @@ class Promise(Generic[T]):
     def _keep(self) -> None:
         """Let the waiters go on."""
         self._kept = True
-        while self._gates:
-            self._gates.pop().release()
+        with suppress(IndexError):  # a waiter who is late may take the last one away
+            while True:
+                self._gates.pop().release()
