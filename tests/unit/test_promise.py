@@ -59,6 +59,7 @@ def interrupted(promise, steps):
         return trace
 
     before = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # else Python 3.12 says nothing of single steps
     sys.settrace(trace)
     try:
         promise.result(0.0001)
