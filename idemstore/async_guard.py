@@ -50,6 +50,12 @@ class AsyncOperation(BaseOperation):
         if self.beat is not None:
             self.beat.on_loss = self._lost
 
+    def never_cancel(self) -> None:
+        """Undo that: operation, lease and task (whose context has the operation) hold one another no more."""
+        self.task = None
+        if self.beat is not None:
+            self.beat.on_loss = None
+
     def _lost(self) -> None:
         """Told by the heartbeat that the lease is lost."""
         if self.task is not None and self.live:

@@ -49,7 +49,7 @@ from idemstore.outcomes import (
     SettleOutcome,
 )
 from idemstore.policy import Keep, Policy, Release, Retry, StoreDown, Verdict
-from idemstore.running import BaseOperation, Home, current
+from idemstore.running import BaseOperation, Home, around, current
 
 log: Final = logging.getLogger("idemstore.guard")
 
@@ -193,7 +193,7 @@ class GuardCore(Generic[Op]):
                 "the store itself"
             )
         stored = encode_key(key, self._key_bytes)
-        if current.get() is not None and any(face is self._face for face in self._outer(stored)):
+        if current.get() is not None and any(face is self._face for face in around(stored, self._face)):
             raise nested(stored)
         return stored
 
@@ -201,16 +201,7 @@ class GuardCore(Generic[Op]):
         """How long a claim may wait: not for an operation that this call is a part of (over another store object, on
         what may be the same records).
         """
-        return 0 if current.get() is not None and self._outer(stored) else self.policy.wait
-
-    def _outer(self, stored: str) -> list[Face]:
-        """The stores of running operations of this key that this call is a part of."""
-        found, outer = list[Face](), current.get()
-        while outer is not None:
-            if outer.live and outer.stored == stored and outer.home.face.name == self._face.name:
-                found.append(outer.home.face)
-            outer = outer.outer
-        return found
+        return 0 if current.get() is not None and around(stored, self._face) else self.policy.wait
 
     def proceeds(self, error: IdemstoreError) -> bool:
         """Whether the function runs all the same. Not in a transaction that must be run again anyway."""
@@ -234,7 +225,7 @@ class GuardCore(Generic[Op]):
             case Failed(_, retry_after):
                 raise RetryLater(f"{name} failed and backs off: try again in {retry_after:.3f} s", retry_after or 0.0)
             case InFlight(retry_after):
-                if current.get() is not None and self._outer(stored):
+                if current.get() is not None and around(stored, self._face):
                     raise nested(stored)
                 raise OperationInFlight(f"{name} is running elsewhere: try again in a moment", retry_after)
             case Mismatch():

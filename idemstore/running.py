@@ -143,6 +143,16 @@ def find(kind: type[Op], name: str, guard: str) -> Op:
     return found
 
 
+def around(stored: str, face: Face) -> list[Face]:
+    """The stores, of the same name as this one, of running operations of a key that this call is a part of."""
+    found, outer = list[Face](), current.get()
+    while outer is not None:
+        if outer.live and outer.stored == stored and outer.home.face.name == face.name:
+            found.append(outer.home.face)
+        outer = outer.outer
+    return found
+
+
 def operation() -> Operation:
     """The operation that runs in this context, inside a function called by a ``Guard``."""
     return find(Operation, "operation", "a Guard")

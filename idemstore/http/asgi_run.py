@@ -193,11 +193,9 @@ class Running:
 
     def _ends(self, error: BaseException | None) -> None:
         """Say that the application has ended."""
-        self._ended, over, operation = True, self._over, self.operation
-        if operation.task is not None:  # it is only where the policy may cancel it: task and lease refer to each other
-            operation.task = None
-            if operation.beat is not None:
-                operation.beat.on_loss = None
+        self._ended, over = True, self._over
+        if self.operation.task is not None:
+            self.operation.never_cancel()
         if self._task is not None:
             self._home.tasks.discard(self._task)
         if over is None:

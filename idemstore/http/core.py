@@ -23,7 +23,7 @@ from idemstore.keys import StoredKey, encode_key, redact
 from idemstore.machine import MICROSECONDS
 from idemstore.outcomes import ClaimOutcome, InFlight
 from idemstore.policy import StoreDown
-from idemstore.running import Home, current
+from idemstore.running import Home, around
 
 log: Final = logging.getLogger("idemstore.http")
 
@@ -73,14 +73,11 @@ class HttpCore:
 
     def check_outer(self, outcome: ClaimOutcome, ask: Ask) -> None:
         """Refuse a request that is in flight because this one is a part of it: to try again would never help."""
-        outer = current.get() if isinstance(outcome, InFlight) else None
-        while outer is not None:
-            if outer.live and outer.stored == ask.stored and outer.home.face.name == self.home.face.name:
-                raise ConfigurationError(
-                    f"{redact(ask.stored)} is being run by the request that this one is a part of: the middleware "
-                    "stands twice before the application (add it once), or its key was sent on (use another one)"
-                )
-            outer = outer.outer
+        if isinstance(outcome, InFlight) and around(ask.stored, self.home.face):
+            raise ConfigurationError(
+                f"{redact(ask.stored)} is being run by the request that this one is a part of: the middleware "
+                "stands twice before the application (add it once), or its key was sent on (use another one)"
+            )
 
     def trouble(self, error: IdemstoreError, request: Request) -> Response:
         """The answer where idempotency cannot be had; the reason goes to the log."""

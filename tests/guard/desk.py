@@ -6,6 +6,7 @@ helper threads, so that tests can stop them with ordinary events.
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -101,6 +102,14 @@ class Desk:
     def __exit__(self, *_: object) -> None:
         """Close."""
         self.close()
+
+
+def until(condition: Callable[[], object], patience: float = 20.0) -> None:
+    """Wait for what another thread is about to bring about."""
+    deadline = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.005)
 
 
 def hurry(guard: Any) -> None:

@@ -7,7 +7,7 @@ import time
 import weakref
 
 import pytest
-from desk import Calls, Desk, Held, hurry, wake
+from desk import Calls, Desk, Held, hurry, until, wake
 
 import idemstore
 from idemstore import AsyncGuard, AsyncOperation, Guard, Policy, State
@@ -18,14 +18,6 @@ from idemstore.outcomes import DONE, LEASE_LOST
 
 LEASE = 0.3
 """Short, so that tests see several beats; long enough for a busy machine."""
-
-
-def until(condition, patience: float = 20.0) -> None:
-    """Wait for what another thread is about to bring about."""
-    deadline = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.005)
 
 
 def test_lease_is_kept_alive(desk: Desk):

@@ -108,9 +108,9 @@ def at_every_turn(test: Callable[[int, bool, bool], None]) -> Callable[[int, boo
     return test
 
 
-async def twice(app: AsgiApp, store: AsyncStore) -> list[Got]:
+async def twice(app: AsgiApp, store: AsyncStore, visit: type[Visit] = Visit) -> list[Got]:
     """The first answer of an application, and the one to a retry."""
-    wrapped, visits = IdempotencyMiddleware(app, store, POLICY), (Visit(b"{}"), Visit(b"{}"))
+    wrapped, visits = IdempotencyMiddleware(app, store, POLICY), (visit(b"{}"), visit(b"{}"))
     for visit in visits:
         await wrapped(scope(), visit.receive, visit.send)
     return [visit.got() for visit in visits]
@@ -477,10 +477,7 @@ def test_a_buffer_that_is_filled_anew_is_kept_as_it_was_sent():
             async def send(self, message: Message) -> None:
                 await super().send({**message, "body": bytes(message.get("body", b""))})
 
-        wrapped, visits = IdempotencyMiddleware(app, store, POLICY), (Wire(b"{}"), Wire(b"{}"))
-        for visit in visits:
-            await wrapped(scope(), visit.receive, visit.send)
-        assert [visit.got().body for visit in visits] == [b"abcd", b"abcd"]
+        assert [answer.body for answer in await twice(app, store, Wire)] == [b"abcd", b"abcd"]
 
     run(test)
 
